@@ -1,0 +1,42 @@
+# The newcomer needs two of these: `make demo` and `make test`. Every target sets up what it needs.
+SHELL := /bin/bash
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+
+help: ## this text
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/ready: requirements.lock pyproject.toml scripts/venv.sh
+	@scripts/venv.sh
+
+venv: .venv/ready ## the Python environment, from requirements.lock
+
+lab-parts: .venv/ready ## routers, kernel tools and the control plane (built once, then cached)
+	@scripts/lab-parts.sh
+
+check: .venv/ready ## lint, types, import contracts, unit and property tests (under 2 minutes)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/lint-imports
+	$(PY) -m pytest -q -n 2 tests/unit tests/property tests/contract tests/tidy
+
+test: check lab-parts ## everything, on real parts
+	$(PY) -m pytest -q tests
+
+demo: lab-parts ## the product at work on a real API server, real routers and real traffic
+	$(PY) -m tests.lab demo
+
+lab: lab-parts ## the demo's cluster, left up, with a KUBECONFIG and hints
+	$(PY) -m tests.lab up
+
+lab-down: .venv/ready ## remove the lab
+	$(PY) -m tests.lab down
+
+crds: .venv/ready ## write helm/porter-ha/crds from porter_ha/model/crds.py
+	.venv/bin/porter-ha crds --output helm/porter-ha/crds
+
+lock: ## renew requirements.lock from pyproject.toml
+	scripts/lock.sh
+
+.PHONY: help venv lab-parts check test demo lab lab-down crds lock

@@ -1,0 +1,294 @@
+"""The speaker: holds one session per peer and makes each router's view equal to what it was told.
+
+The interface is declarative: `set_peers` names exactly the sessions to hold, `apply` changes what groups should hear,
+`set_announce` opens and closes the BGP door. A change of one peer's settings resets that session and no other.
+
+Must never
+  send End-of-RIB before the manager said that the table is complete: routers would drop our stale routes;
+  close with a NOTIFICATION when it merely stops: routers would drop our live routes (design 2.3).
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import cast
+
+from porter_ha.bgp.codec import ExaWire
+from porter_ha.bgp.rib import GroupRib, SessionRib
+from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, prepare
+from porter_ha.core.backoff import Backoff
+from porter_ha.core.planner import med_of
+from porter_ha.core.session import Close, Output, Refresh, Send, Session, Up
+from porter_ha.model.effects import Announce
+from porter_ha.model.plan import PeerSettings
+from porter_ha.obs.log import log
+from porter_ha.protocol import SessionReport
+
+_CEASE, _DECONFIGURED, _CHANGED = 6, 3, 6
+_HIGH_WATER = 1 << 18
+DRAIN_LOOK_S = 0.01
+
+
+class Peer(asyncio.Protocol):
+    """One configured peer, and its connection while there is one."""
+
+    def __init__(self, settings: PeerSettings, speaker: "Speaker") -> None:
+        self.settings = settings
+        self._speaker = speaker
+        self._group = speaker.group(settings.group)
+        self._session = Session(settings, speaker.wire)
+        self._rib: SessionRib | None = None
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._writable = True
+        self._closed = asyncio.Event()
+        self._flushing = False
+        self._restarting = True  # RFC 4724: our first OPEN tells routers that we are a restart of ourselves
+        self._since = time.time()
+        self._error = ""
+        self._flaps = 0
+        self._synced_med = 0
+        self._sent = 0
+        self._task = asyncio.create_task(self._run(), name=f"peer {settings.name}")
+
+    # -- life
+
+    async def _run(self) -> None:
+        backoff = Backoff(1.0, float(max(1, self.settings.connect_retry_s)), random.random)
+        while True:
+            await self._speaker.may_dial.wait()
+            started = time.monotonic()
+            self._session.connecting()
+            if await self._connect():
+                await self._closed.wait()
+            self._session.lost()
+            self._speaker.changed()
+            if time.monotonic() - started > 2 * self.settings.connect_retry_s:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    async def _connect(self) -> bool:
+        try:
+            sock = prepare(self.settings)
+        except (OSError, ValueError) as error:
+            self._down(f"cannot prepare the connection: {error}")
+            return False
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.sock_connect(sock, (self.settings.address, self.settings.port))
+                self._closed.clear()
+                await loop.create_connection(lambda: self, sock=sock)
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            reason = "no answer" if isinstance(error, TimeoutError) else str(error)
+            self._down(f"cannot connect to {self.settings.address} port {self.settings.port}: {reason}")
+            return False
+        return True
+
+    def remove(self, changed: bool) -> None:
+        """The peer is no longer wanted, or not in this shape: say so and close."""
+        self._task.cancel()
+        if self._transport is not None:
+            why = "the BgpPeer changed" if changed else "the BgpPeer was deleted"
+            self._act(self._session.stop(_CEASE, _CHANGED if changed else _DECONFIGURED, why))
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER)
+        self._writable = True
+        self._act(self._session.connected(time.monotonic(), self._restarting))
+
+    def data_received(self, data: bytes) -> None:
+        self._act(self._session.received(data, time.monotonic()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._down(f"connection lost: {exc or 'closed by the router'}")
+        self._closed.set()
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self.flush()
+
+    # -- session
+
+    def _act(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Send):
+                if self._transport is not None:
+                    self._transport.write(output.data)
+            elif isinstance(output, Up):
+                self._up(output)
+            elif isinstance(output, Refresh):
+                if self._rib is not None:
+                    self._rib.refresh(output.family)
+                    self.flush()
+            elif isinstance(output, Close):
+                self._down(output.error)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            delay = max(0.0, self._session.deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._act(self._session.tick(time.monotonic()))
+
+    def _up(self, up: Up) -> None:
+        self._restarting = False
+        self._since, self._error = time.time(), ""
+        self._rib = SessionRib(self._group, self.settings, up.negotiated, self._speaker.announcing)
+        self._rib.end_initial()
+        log("session up", peer=self.settings.name, router=self.settings.address, router_id=up.negotiated.router_id,
+            hold_time_s=up.negotiated.hold_time_s, families=up.negotiated.families, add_path=up.negotiated.add_path)  # fmt: skip
+        self.flush()
+        self._speaker.changed()
+
+    def _down(self, error: str) -> None:
+        was_up = self._rib is not None
+        transport, self._transport, self._rib = self._transport, None, None
+        self._session.lost()
+        self._synced_med = 0
+        if was_up:
+            self._flaps += 1
+            self._since = time.time()
+        if error != self._error:
+            log("session down" if was_up else "session not up", peer=self.settings.name, error=error)
+        self._error = error
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if transport is not None:
+            transport.close()
+        self._speaker.changed()
+
+    # -- routes
+
+    @property
+    def rib(self) -> SessionRib | None:
+        return self._rib
+
+    def flush(self) -> None:
+        """Send what the router has not heard yet: a batch now, the rest as the connection takes it."""
+        if self._rib is None or self._transport is None or not self._writable or not self._speaker.complete:
+            return
+        data = self._rib.take()
+        if data:
+            self._sent += 1
+            self._transport.write(data)
+        loop = asyncio.get_running_loop()
+        if not self._rib.idle:
+            if not self._flushing:
+                self._flushing = True
+                loop.call_soon(self._flush_more)
+        elif self._transport.get_write_buffer_size():
+            loop.call_later(DRAIN_LOOK_S, self.flush)  # "sent" means sent: asyncio tells no one when a buffer empties
+        else:
+            synced = self._speaker.med if self._speaker.announcing else 0
+            if data or synced != self._synced_med:
+                self._synced_med = synced
+                self._speaker.changed()
+
+    def _flush_more(self) -> None:
+        self._flushing = False
+        self.flush()
+
+    def report(self) -> SessionReport:
+        rib, negotiated = self._rib, self._session.negotiated if self._rib else None
+        return SessionReport(
+            peer=self.settings.name,
+            state=self._session.state.value,
+            since=self._since,
+            last_error=self._error,
+            hold_time_s=negotiated.hold_time_s if negotiated else 0,
+            families=list(negotiated.families) if negotiated else [],
+            add_path=list(negotiated.add_path) if negotiated else [],
+            graceful=bool(negotiated and negotiated.graceful),
+            prefixes=rib.prefixes if rib else 0,
+            synced_med=self._synced_med,
+            received=self._session.received_messages,
+            sent=self._sent,
+            flaps=self._flaps,
+        )
+
+
+class Speaker:
+    """All sessions of this replica. `on_change` is called, merged per loop turn, when any report may differ."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.wire = ExaWire()
+        self.may_dial = asyncio.Event()
+        self.announcing = False
+        self.complete = False
+        self.med = med_of(0)
+        self._on_change = on_change
+        self._change_pending = False
+        self._groups: dict[str, GroupRib] = {}
+        self._peers: dict[str, Peer] = {}
+
+    def group(self, name: str) -> GroupRib:
+        return self._groups.setdefault(name, GroupRib())
+
+    def set_peers(self, wanted: Iterable[PeerSettings]) -> None:
+        """Exactly these sessions. Those whose settings are as before are not touched."""
+        by_name = {settings.name: settings for settings in wanted}
+        for name, peer in list(self._peers.items()):
+            if by_name.get(name) != peer.settings:
+                peer.remove(changed=name in by_name)
+                del self._peers[name]
+        for name, settings in by_name.items():
+            if name not in self._peers:
+                self._peers[name] = Peer(settings, self)
+        used = {settings.group for settings in by_name.values()}
+        for name in [n for n in self._groups if n not in used and not self._groups[n].routes]:
+            del self._groups[name]
+        self.changed()
+
+    def set_dial(self, dial: bool) -> None:
+        """Whether to connect at all; sessions that are up stay up."""
+        if dial:
+            self.may_dial.set()
+        else:
+            self.may_dial.clear()
+
+    def set_announce(self, announce: bool, epoch: int) -> None:
+        self.announcing, self.med = announce, med_of(epoch)
+        for peer in self._peers.values():
+            if peer.rib is not None:
+                peer.rib.set_announce(announce)
+                peer.flush()
+
+    def apply(self, announces: Iterable[Announce], complete: bool) -> None:
+        """Changes of groups' Adj-RIB-Outs; `complete` once the first whole table has been given."""
+        self.complete = self.complete or complete
+        for announce in announces:
+            group = self.group(announce.group)
+            group.apply(announce)
+            for peer in self._peers.values():
+                if peer.rib is not None and peer.settings.group == announce.group:
+                    peer.rib.touch(iter(announce.changes))
+        for peer in self._peers.values():
+            peer.flush()
+
+    def changed(self) -> None:
+        if not self._change_pending:
+            self._change_pending = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._change_pending = False
+        self._on_change()
+
+    def reports(self) -> list[SessionReport]:
+        return [peer.report() for peer in self._peers.values()]

@@ -1,0 +1,129 @@
+"""The command line: what a pod's entry point and a person type."""
+
+import importlib
+import ipaddress
+import os
+import socket
+import sys
+import uuid
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from porter_ha import __version__
+
+_KUBECONFIG = click.option("--kubeconfig", default="", envvar="KUBECONFIG", help="Default: the pod's service account.")
+_NODE = click.option("--node", required=True, envvar="NODE_NAME", help="The node this runs on.")
+_CLASSLESS = click.option(
+    "--classless/--no-classless", default=False, envvar="PORTER_CLASSLESS", help="Also Services without a class."
+)
+
+
+@click.group()
+@click.version_option(__version__)
+def main() -> None:
+    """EIPs for Kubernetes Services on bare metal, announced to routers over BGP."""
+
+
+@main.command()
+@_NODE
+@_KUBECONFIG
+@_CLASSLESS
+@click.option("--node-address", "addresses", multiple=True, envvar="NODE_IPS", help="This node's addresses.")
+@click.option("--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives.")
+@click.option("--shards", default=0, help="Shard processes; 0: one per core.")
+@click.option("--metrics-address", default="", help="Where /metrics, /healthz and /readyz listen; default everywhere.")
+@click.option("--metrics-port", default=7472)
+@click.option("--lease-duration", default=5.0, help="Seconds.", show_default=True)
+def manager(
+    node: str,
+    kubeconfig: str,
+    classless: bool,
+    addresses: tuple[str, ...],
+    namespace: str,
+    shards: int,
+    metrics_address: str,
+    metrics_port: int,
+    lease_duration: float,
+) -> None:
+    """Run a manager replica."""
+    import uvloop
+
+    from porter_ha.config import ManagerSettings
+    from porter_ha.manager.main import run
+
+    for text in addresses:
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not an IP address", param_hint="--node-address") from None
+    identity = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{node}-{uuid.uuid4().hex[:8]}"
+    settings = ManagerSettings(
+        identity=identity,
+        node=node,
+        addresses=addresses,
+        namespace=namespace,
+        kubeconfig=kubeconfig,
+        shards=shards,
+        classless=classless,
+        metrics_address=metrics_address,
+        metrics_port=metrics_port,
+        lease_duration_s=lease_duration,
+    )
+    uvloop.run(run(settings))
+
+
+@main.command()
+@_NODE
+@_KUBECONFIG
+@_CLASSLESS
+@click.option("--metrics-address", default="")
+@click.option("--metrics-port", default=7473)
+@click.option("--remove", is_flag=True, help="Take everything of ours off this node, and end.")
+def agent(node: str, kubeconfig: str, classless: bool, metrics_address: str, metrics_port: int, remove: bool) -> None:
+    """Run the agent of a node."""
+    from porter_ha.config import AgentSettings
+
+    process = importlib.import_module("workers.agent")  # by name: workers are above this package
+    if remove:
+        process.remove()
+    else:
+        process.main(AgentSettings(node, kubeconfig, classless, metrics_address, metrics_port))
+
+
+@main.command()
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="A folder; default: print.")
+def crds(output: Path | None) -> None:
+    """Print the CustomResourceDefinitions, or write them as files."""
+    import yaml
+
+    from porter_ha.model.crds import definitions
+
+    for name, definition in definitions().items():
+        text = yaml.safe_dump(definition, sort_keys=False, width=120)
+        if output is None:
+            click.echo(f"---\n{text}", nl=False)
+        else:
+            output.mkdir(parents=True, exist_ok=True)
+            (output / name).write_text(
+                f"# Written by `make crds` from porter_ha/model/crds.py.\n{text}", encoding="utf-8"
+            )
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(arguments: tuple[str, ...]) -> None:
+    """The cluster in a box: up, down, demo (from a source checkout)."""
+    try:
+        module: ModuleType = importlib.import_module("tests.lab.__main__")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("tests"):
+            raise
+        click.echo("the lab is part of the source checkout: run this in its top folder", err=True)
+        sys.exit(2)
+    module.main(list(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""Addresses: which Service holds which, and which one comes next.
+
+Invariants
+  I1  an address has at most one holder; `assign` never hands out one that is held.
+  I2  a holder keeps its addresses until it is released, whatever happens to the pools.
+  Cost of assign and release does not depend on the size of the pool, nor does memory: a pool remembers what is
+  held and what was released, never what is free.
+
+Released addresses come back oldest first and not before QUARANTINE_S, unless the pool is otherwise full: nodes
+may still hold rules of the previous holder.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+
+from porter_ha.model.net import AddressRange, is_boundary, parse_address, to_text
+from porter_ha.model.plan import Claim, Refusal
+from porter_ha.model.reasons import Reason
+from porter_ha.model.value import Value
+
+QUARANTINE_S = 30.0
+
+
+class PoolSettings(Value, frozen=True):
+    """An Eip as the allocator sees it: already validated."""
+
+    name: str
+    range: AddressRange
+    disabled: bool = False
+    default: bool = False
+    skip_boundaries: bool = False
+    priority: int = 0
+    namespaces: tuple[str, ...] = ()
+    namespace_selector: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def bound(self) -> bool:
+        """Whether only some namespaces may use it."""
+        return bool(self.namespaces or self.namespace_selector)
+
+    def serves(self, namespace: str, labels: Mapping[str, str]) -> bool:
+        if not self.bound:
+            return True
+        if namespace in self.namespaces:
+            return True
+        selector = self.namespace_selector
+        return bool(selector) and all(labels.get(key) == value for key, value in selector)
+
+    def usable(self, number: int) -> bool:
+        return not (self.skip_boundaries and self.range.size > 1 and is_boundary(self.range.family, number))
+
+
+class Pool:
+    """The free side of one range: a cursor that only rises, and the released addresses in order of release."""
+
+    def __init__(self, settings: PoolSettings) -> None:
+        self.settings = settings
+        self.used: dict[int, str] = {}
+        self._fresh = settings.range.first
+        self._released: OrderedDict[int, float] = OrderedDict()
+
+    def take(self, number: int, holder: str) -> None:
+        self.used[number] = holder
+        self._released.pop(number, None)
+
+    def release(self, number: int, now: float) -> None:
+        if self.used.pop(number, None) is not None:
+            self._released[number] = now
+
+    def next_free(self, now: float) -> int | None:
+        """A free address, or None when the pool is full. Amortised constant time."""
+        rested = next(iter(self._released.items()), None)
+        if rested is not None and now - rested[1] >= QUARANTINE_S:
+            return rested[0]
+        while self._fresh <= self.settings.range.last:
+            number = self._fresh
+            if number in self.used or number in self._released or not self.settings.usable(number):
+                self._fresh += 1
+                continue
+            return number
+        return rested[0] if rested is not None else None
+
+    @property
+    def capacity(self) -> int:
+        """How many addresses it may hand out."""
+        covered = self.settings.range
+        if not self.settings.skip_boundaries or covered.size == 1:
+            return covered.size
+        blocks = (covered.last >> 8) - (covered.first >> 8) + 1
+        edges = 2 * blocks - (covered.first & 0xFF != 0) - (covered.last & 0xFF != 0xFF)
+        return covered.size - edges
+
+
+class Allocator:
+    """The one authority over addresses; lives in the leader, and is rebuilt from Service status."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, Pool] = {}
+        self._holder_of: dict[tuple[int, int], str] = {}
+        self._held: dict[str, tuple[str, ...]] = {}
+        self.changed_pools: set[str] = set()
+
+    # -- pools
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        return self._pools
+
+    def set_pools(self, settings: Iterable[PoolSettings]) -> None:
+        """Replace the pools. Holders keep their addresses even where no pool covers them any more (I2)."""
+        wanted = {s.name: s for s in settings}
+        for name in [n for n, pool in self._pools.items() if wanted.get(n) != pool.settings]:
+            del self._pools[name]
+        for name, setting in wanted.items():
+            if name in self._pools:
+                continue
+            pool = self._pools[name] = Pool(setting)
+            for (family, number), holder in self._holder_of.items():
+                if (family, number) in setting.range:
+                    pool.take(number, holder)
+            self.changed_pools.add(name)
+
+    def pool_of(self, address: str) -> Pool | None:
+        parsed = parse_address(address)
+        return next((p for p in self._pools.values() if parsed in p.settings.range), None)
+
+    # -- holders
+
+    def held(self, key: str) -> tuple[str, ...]:
+        return self._held.get(key, ())
+
+    def holder(self, address: str) -> str | None:
+        return self._holder_of.get(parse_address(address))
+
+    def hold(self, key: str, addresses: tuple[str, ...]) -> None:
+        """Record that `key` holds these (from status, or a choice made here). They must be free or already its own."""
+        for address in addresses:
+            parsed = parse_address(address)
+            assert self._holder_of.get(parsed, key) == key, f"{address} is held by {self._holder_of[parsed]}"
+            self._holder_of[parsed] = key
+            if pool := self.pool_of(address):
+                pool.take(parsed[1], key)
+                self.changed_pools.add(pool.settings.name)
+        self._held[key] = self._held.get(key, ()) + tuple(a for a in addresses if a not in self._held.get(key, ()))
+
+    def release(self, key: str, now: float, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Free what `key` holds, but for `keep`. Returns what was freed."""
+        freed = tuple(a for a in self._held.get(key, ()) if a not in keep)
+        for address in freed:
+            parsed = parse_address(address)
+            del self._holder_of[parsed]
+            if pool := self.pool_of(address):
+                pool.release(parsed[1], now)
+                self.changed_pools.add(pool.settings.name)
+        rest = tuple(a for a in self._held.get(key, ()) if a in keep)
+        if rest:
+            self._held[key] = rest
+        else:
+            self._held.pop(key, None)
+        return freed
+
+    # -- choice
+
+    def assign(
+        self, claim: Claim, namespace_labels: Mapping[str, str], now: float, broken: Mapping[str, str]
+    ) -> tuple[str, ...] | Refusal:
+        """The addresses the claim shall hold from now on, already recorded; or why it has to wait.
+
+        What it holds and may keep is kept. `broken` maps names of refused Eips to why, for the message.
+        """
+        if claim.refusal is not None:
+            return claim.refusal
+        kept = {parse_address(a)[0]: a for a in reversed(self.held(claim.key)) if self._may_keep(claim, a)}
+        chosen = list(kept.values())
+        for family in claim.families:
+            if family in kept:
+                continue
+            got = self._choose(claim, family, namespace_labels, now, broken)
+            if isinstance(got, Refusal):
+                if claim.all_families or (family == claim.families[-1] and not chosen):
+                    return got
+                continue
+            chosen.append(got)
+        order = {family: i for i, family in enumerate(claim.families)}
+        result = tuple(sorted(chosen, key=lambda a: order[parse_address(a)[0]]))
+        # An address that is given up stays held until the status that still shows it is overwritten (I1).
+        self.release(claim.key, now, keep=result + claim.held)
+        self.hold(claim.key, result)
+        return result
+
+    def _may_keep(self, claim: Claim, address: str) -> bool:
+        family, _ = parsed = parse_address(address)
+        if family not in claim.families:
+            return False
+        wanted = [a for a in claim.wanted_addresses if parse_address(a)[0] == family]
+        if wanted:
+            return address in wanted
+        named = self._pools.get(claim.wanted_pool)
+        return named is None or parsed in named.settings.range or named.settings.range.family != family
+
+    def _choose(
+        self, claim: Claim, family: int, labels: Mapping[str, str], now: float, broken: Mapping[str, str]
+    ) -> str | Refusal:
+        wanted = next((a for a in claim.wanted_addresses if parse_address(a)[0] == family), None)
+        if wanted is not None:
+            return self._choose_wanted(claim, wanted, labels, broken)
+        fitting = self._candidates(claim, family, labels, broken)
+        if isinstance(fitting, Refusal):
+            return fitting
+        enabled = [p for p in fitting if not p.settings.disabled]
+        if not enabled:
+            return Refusal(
+                Reason.POOL_DISABLED, f"{_name_pools(fitting)} has spec.disable: true; enable it or name another Eip"
+            )
+        for pool in enabled:
+            number = pool.next_free(now)
+            if number is not None:
+                return to_text(family, number)
+        sizes = ", ".join(f"{p.settings.name} ({len(p.used)} of {p.capacity})" for p in enabled)
+        return Refusal(
+            Reason.POOL_EXHAUSTED, f"no free IPv{family} address in {sizes}; free one or add an Eip with more addresses"
+        )
+
+    def _choose_wanted(
+        self, claim: Claim, wanted: str, labels: Mapping[str, str], broken: Mapping[str, str]
+    ) -> str | Refusal:
+        holder = self.holder(wanted)
+        if holder is not None and holder != claim.key:
+            return Refusal(Reason.ADDRESS_IN_USE, f"address {wanted} is held by Service {holder}; ask for another one")
+        pool = self.pool_of(wanted)
+        allowed = pool is not None and pool.settings.serves(claim.namespace, labels)
+        if pool is None or not allowed or (claim.wanted_pool and pool.settings.name != claim.wanted_pool):
+            usable = [p for p in self._pools.values() if p.settings.serves(claim.namespace, labels)]
+            ranges = ", ".join(f"{p.settings.name} ({_range_text(p.settings.range)})" for p in usable) or "none yet"
+            hint = "".join(f"; Eip {name} is refused: {why}" for name, why in broken.items())
+            return Refusal(
+                Reason.ADDRESS_NOT_IN_POOL,
+                f"address {wanted} is in no Eip that namespace {claim.namespace} may use; they are: {ranges}{hint}",
+            )
+        if pool.settings.disabled:
+            return Refusal(
+                Reason.POOL_DISABLED,
+                f"address {wanted} is in Eip {pool.settings.name}, which has spec.disable: true; enable it",
+            )
+        if not pool.settings.usable(parse_address(wanted)[1]):
+            return Refusal(
+                Reason.ADDRESS_NOT_IN_POOL,
+                f"address {wanted} ends in .0 or .255, and Eip {pool.settings.name} has spec.usingKnownIPs: false",
+            )
+        return wanted
+
+    def _candidates(
+        self, claim: Claim, family: int, labels: Mapping[str, str], broken: Mapping[str, str]
+    ) -> list[Pool] | Refusal:
+        """OpenELB's order: the named Eip, else those bound to the namespace, else the default, else any.
+
+        Each family has its own default. Within a step: enabled before disabled, then by priority and name.
+        """
+        usable = [p for p in self._pools.values() if p.settings.serves(claim.namespace, labels)]
+        fitting = [p for p in usable if p.settings.range.family == family]
+        if claim.wanted_pool:
+            named = self._named(claim, labels, broken)
+            # The other family of a dual-stack Service comes from wherever it may: an Eip has one family only.
+            if isinstance(named, Refusal) or named.settings.range.family == family or len(claim.families) == 1:
+                return self._of_family([named], family) if isinstance(named, Pool) else named
+        tiers: tuple[Callable[[PoolSettings], bool], ...] = (
+            lambda s: s.bound,
+            lambda s: s.default,
+            lambda s: not any(p.settings.default for p in fitting),
+        )
+        for tier in tiers:
+            if found := [p for p in fitting if tier(p.settings)]:
+                return sorted(found, key=lambda p: (p.settings.disabled, p.settings.priority, p.settings.name))
+        if usable:
+            return self._of_family(usable, family)
+        hint = "".join(f"; Eip {name} is refused: {why}" for name, why in broken.items())
+        return Refusal(
+            Reason.NO_POOL,
+            f"no Eip serves namespace {claim.namespace}; create one, or annotate one as the default{hint}",
+        )
+
+    def _named(self, claim: Claim, labels: Mapping[str, str], broken: Mapping[str, str]) -> Pool | Refusal:
+        if claim.wanted_pool in broken:
+            return Refusal(Reason.POOL_INVALID, f"Eip {claim.wanted_pool} is refused: {broken[claim.wanted_pool]}")
+        named = self._pools.get(claim.wanted_pool)
+        if named is None:
+            known = ", ".join(sorted(self._pools)) or "none yet"
+            return Refusal(Reason.POOL_NOT_FOUND, f"there is no Eip {claim.wanted_pool!r}; there are: {known}")
+        if not named.settings.serves(claim.namespace, labels):
+            return Refusal(
+                Reason.NO_POOL, f"Eip {claim.wanted_pool} does not serve namespace {claim.namespace}; name another"
+            )
+        return named
+
+    def _of_family(self, pools: list[Pool], family: int) -> list[Pool] | Refusal:
+        fitting = [p for p in pools if p.settings.range.family == family]
+        if fitting:
+            return fitting
+        return Refusal(
+            Reason.FAMILY_UNAVAILABLE,
+            f"the Service needs IPv{family}, but {_name_pools(pools)} has none; add an Eip with IPv{family} addresses",
+        )
+
+
+def _name_pools(pools: Iterable[Pool]) -> str:
+    return "Eip " + ", ".join(p.settings.name for p in pools)
+
+
+def _range_text(covered: AddressRange) -> str:
+    first, last = to_text(covered.family, covered.first), to_text(covered.family, covered.last)
+    return first if first == last else f"{first}-{last}"

@@ -1,0 +1,87 @@
+"""Which nodes carry an EIP, and under which add-path id each is known.
+
+Invariants
+  The answer depends on the inputs alone, so every replica and every term gives the same one (design 2.2: a path
+  id must outlive the replica that sent it, or routers keep stale paths).
+  A Cluster EIP's set depends only on its bucket; one node's death changes only sets that contain the node.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from zlib import crc32
+
+from porter_ha.model.net import family_of
+from porter_ha.model.plan import Claim, NodeView, Path, Refusal
+from porter_ha.model.reasons import Reason
+from porter_ha.model.value import Value
+
+MAX_NEXT_HOPS = 64  # a common ECMP width; routers ignore or refuse more
+NEXT_HOP_BUCKETS = 128  # how many distinct sets Cluster EIPs spread over once there are more nodes than that
+LOCAL = -1
+
+
+class Spread(Value, frozen=True):
+    """Names a set of next hops: a bucket of all eligible nodes, or (bucket LOCAL) exactly the nodes listed."""
+
+    family: int
+    bucket: int
+    nodes: tuple[str, ...] = ()
+
+
+def spread_of(address: str, claim: Claim) -> Spread | Refusal:
+    """How the EIP is spread over nodes, or why it is not announced at all."""
+    if not claim.ready:
+        return Refusal(Reason.NO_ENDPOINTS, "no endpoint of the Service is ready; the EIP is not announced")
+    if claim.local:
+        return Spread(family_of(address), LOCAL, claim.endpoint_nodes)
+    return Spread(family_of(address), crc32(address.encode()) % NEXT_HOP_BUCKETS)
+
+
+def path_ids(nodes: Iterable[str]) -> dict[str, int]:
+    """A number for each node name: its CRC-32, with collisions resolved in name order. Never 0 (RFC 7911 allows it,
+    old routers do not)."""
+    taken: set[int] = set()
+    ids: dict[str, int] = {}
+    for name in sorted(nodes):
+        number = crc32(name.encode()) or 1
+        while number in taken:
+            number = number % 0xFFFFFFFF + 1
+        taken.add(number)
+        ids[name] = number
+    return ids
+
+
+def choose_nodes(spread: Spread, eligible: Mapping[str, NodeView]) -> Sequence[NodeView]:
+    """The nodes that carry a Spread, of those that may (already without refused and out-of-scope nodes)."""
+    if spread.bucket == LOCAL:
+        candidates = [eligible[name] for name in spread.nodes if name in eligible]
+    else:
+        candidates = list(eligible.values())
+    candidates = [node for node in candidates if node.address(spread.family)]
+    if len(candidates) > MAX_NEXT_HOPS:  # rendezvous hashing: each bucket ranks the nodes in its own order
+        factor = 2 * crc32(f"bucket {spread.bucket}".encode()) + 1
+        candidates.sort(key=lambda node: (crc32(node.name.encode()) * factor & 0xFFFFFFFF, node.name))
+        candidates = candidates[:MAX_NEXT_HOPS]
+    return sorted(candidates, key=lambda node: node.name)
+
+
+def paths_of(spread: Spread, eligible: Mapping[str, NodeView], ids: Mapping[str, int]) -> tuple[Path, ...]:
+    """The paths of a Spread, in path id order. Empty: withdrawn."""
+    nodes = choose_nodes(spread, eligible)
+    return tuple(sorted((Path(ids[n.name], n.address(spread.family)) for n in nodes), key=lambda p: p.path_id))
+
+
+def why_none(spread: Spread, nodes: Mapping[str, NodeView]) -> Refusal:
+    """Explains a Spread without paths: each node that might have carried it, with its Reason."""
+    names = spread.nodes if spread.bucket == LOCAL else sorted(nodes)
+    verdicts = []
+    for name in names:
+        view = nodes.get(name)
+        if view is None:
+            verdicts.append(f"{name}: unknown node")
+        elif view.refusal is not None:
+            verdicts.append(f"{name}: {view.refusal}")
+        elif not view.address(spread.family):
+            verdicts.append(f"{name}: {Reason.NODE_NO_ADDRESS} of IPv{spread.family}")
+        else:
+            verdicts.append(f"{name}: out of the peer's scope")
+    return Refusal(Reason.NO_NODES, "no node may be a next hop: " + ("; ".join(verdicts) or "there are no nodes"))

@@ -1,0 +1,231 @@
+"""The decisions of a replica, put together: claims, pools, nodes and peers in; effects and announcements out.
+
+The same code runs in the leader and in a standby. A standby mirrors what Service status records and keeps its plan
+warm; a leader also assigns. What is announced always follows the *recorded* status, never a choice that has not
+reached the API: so leader and standby announce alike, and a write that was lost or refused is never routed.
+
+Must never: assign before `begin_term` (the allocator would not know what the last leader wrote), or forget a claim.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from porter_ha.core.admit import Pools
+from porter_ha.core.allocate import Allocator
+from porter_ha.core.next_hops import Spread, path_ids, paths_of, spread_of, why_none
+from porter_ha.core.planner import Planner, eligible_nodes
+from porter_ha.model.effects import Assign, Explain, Relinquish, ServiceEffect
+from porter_ha.model.net import parse_address
+from porter_ha.model.objects import LabelSelector
+from porter_ha.model.plan import Claim, NodeView, Refusal
+from porter_ha.model.reasons import Reason
+
+
+class Reconciler:
+    def __init__(self) -> None:
+        self.allocator = Allocator()
+        self.planner = Planner()
+        self.claims: dict[str, Claim] = {}
+        self.waiting: dict[str, Refusal] = {}
+        self.unannounced: dict[str, Refusal] = {}
+        self.leading = False
+        self._namespaces: dict[str, Mapping[str, str]] = {}
+        self._pools = Pools((), {})
+        self._effects: list[ServiceEffect] = []
+        self._explained: dict[str, Refusal] = {}
+        self._conflicts: dict[str, Refusal] = {}
+        self._announced: dict[str, tuple[str, ...]] = {}
+        self._announcer: dict[str, str] = {}
+
+    # -- leadership
+
+    def begin_term(self, epoch: int, now: float) -> None:
+        """Start assigning: rebuild the allocator from what Service status records, older Services first."""
+        self.leading = True
+        self.planner.set_epoch(epoch)
+        self._rebuild()
+        for key in sorted(self.claims, key=self._seniority):
+            self._decide(self.claims[key], now)
+
+    def end_term(self) -> None:
+        """Stop assigning. What is announced stays: the BGP door is not ours to close here (design 2.1)."""
+        self.leading = False
+        self.waiting.clear()
+        self._effects.clear()
+        self._explained.clear()
+
+    def _seniority(self, key: str) -> tuple[str, str]:
+        return (self.claims[key].created, key)
+
+    def _rebuild(self) -> None:
+        self.allocator = Allocator()
+        self.allocator.set_pools(self._pools.accepted)
+        self._conflicts.clear()
+        for key in sorted(self.claims, key=self._seniority):
+            self._adopt(self.claims[key])
+
+    def _adopt(self, claim: Claim) -> None:
+        """Hold what the claim's status records, but for what an older one holds already."""
+        for address in claim.held:
+            try:
+                parse_address(address)
+            except ValueError:
+                continue  # another controller's odd ingress is no address of ours
+            holder = self.allocator.holder(address)
+            if holder not in (None, claim.key):
+                if claim.wants:
+                    self._conflicts[claim.key] = Refusal(
+                        Reason.ADDRESS_CONFLICT, f"address {address} is held by the older Service {holder}"
+                    )
+                continue
+            if claim.recorded or self.allocator.pool_of(address) is not None:
+                self.allocator.hold(claim.key, (address,))
+
+    # -- inputs
+
+    def set_pools(self, pools: Pools, now: float) -> None:
+        self._pools = pools
+        self.allocator.set_pools(pools.accepted)
+        for claim in self.claims.values():
+            if not self.allocator.held(claim.key):
+                self._adopt(claim)
+        self._retry(now)
+
+    def set_namespace(self, name: str, labels: Mapping[str, str] | None, now: float) -> None:
+        known = self._namespaces.get(name)
+        if labels is None:
+            self._namespaces.pop(name, None)
+        elif known != labels:
+            self._namespaces[name] = labels
+            self._retry(now)
+
+    @property
+    def namespaces(self) -> set[str]:
+        return set(self._namespaces)
+
+    def set_nodes(self, nodes: Mapping[str, NodeView]) -> None:
+        self.planner.set_nodes(nodes)
+
+    def set_scopes(self, scopes: Mapping[str, LabelSelector | None]) -> None:
+        self.planner.set_scopes(scopes)
+
+    def set_claim(self, claim: Claim, now: float) -> None:
+        old = self.claims.get(claim.key)
+        if old is not None and old.uid != claim.uid:
+            self.drop_claim(claim.key, now)
+        self.claims[claim.key] = claim
+        self._decide(claim, now)
+
+    def drop_claim(self, key: str, now: float) -> None:
+        """The Service is gone, or asks nothing and holds nothing."""
+        claim = self.claims.pop(key, None)
+        if claim is None:
+            return
+        self._withdraw(key, keep={})
+        self.waiting.pop(key, None)
+        self.unannounced.pop(key, None)
+        self._explained.pop(key, None)
+        self._conflicts.pop(key, None)
+        if self.allocator.release(key, now):
+            self._retry(now)
+
+    # -- decisions
+
+    def _decide(self, claim: Claim, now: float) -> None:
+        if claim.wants:
+            if not self.allocator.held(claim.key):
+                self._adopt(claim)
+            if self.leading:
+                self._assign(claim, now)
+            else:
+                self._mirror(claim, now)
+        else:
+            self._adopt(claim)
+            self.allocator.release(claim.key, now, keep=claim.held)
+            if self.leading and claim.recorded and claim.held:
+                self._effects.append(Relinquish(claim.key, claim.uid, claim.held))
+            if self.leading and claim.refusal is not None:
+                self._explain(claim, claim.refusal)
+        self._advertise(claim)
+
+    def _mirror(self, claim: Claim, now: float) -> None:
+        self.allocator.release(claim.key, now, keep=claim.held)
+        self._adopt(claim)
+
+    def _assign(self, claim: Claim, now: float) -> None:
+        labels = self._namespaces.get(claim.namespace, {})
+        broken = {name: refusal.message for name, refusal in self._pools.refused.items()}
+        result = self.allocator.assign(claim, labels, now, broken)
+        if isinstance(result, Refusal):
+            self.waiting[claim.key] = result
+            self._explain(claim, result)
+            return
+        self.waiting.pop(claim.key, None)
+        self._explained.pop(claim.key, None)
+        if conflict := self._conflicts.pop(claim.key, None):
+            self._explain(claim, conflict)
+        if result != claim.held or not claim.recorded:
+            pool = self.allocator.pool_of(result[0]) if result else None
+            self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else ""))
+
+    def _explain(self, claim: Claim, refusal: Refusal) -> None:
+        if self._explained.get(claim.key) != refusal:
+            self._explained[claim.key] = refusal
+            self._effects.append(Explain(claim.key, claim.uid, refusal))
+
+    def _retry(self, now: float) -> None:
+        """Something that Services wait for may have changed."""
+        for key in sorted(self.waiting, key=self._seniority):
+            self._decide(self.claims[key], now)
+
+    # -- announcements
+
+    def _advertise(self, claim: Claim) -> None:
+        """Announce what is recorded, ours and wanted; withdraw what this Service announced before and does no more."""
+        mine: dict[str, Spread] = {}
+        self.unannounced.pop(claim.key, None)
+        for address in claim.held:
+            if not (claim.wants and claim.recorded and address in self.allocator.held(claim.key)):
+                continue
+            spread = spread_of(address, claim)
+            if isinstance(spread, Refusal):
+                self.unannounced[claim.key] = spread
+            else:
+                mine[address] = spread
+        self._withdraw(claim.key, keep=mine)
+        for address, spread in mine.items():
+            self._announcer[address] = claim.key
+            self.planner.spread(address, spread)
+        if mine:
+            self._announced[claim.key] = tuple(mine)
+
+    def _withdraw(self, key: str, keep: Mapping[str, Spread]) -> None:
+        for address in self._announced.pop(key, ()):
+            if address not in keep and self._announcer.get(address) == key:
+                del self._announcer[address]
+                self.planner.spread(address, None)
+
+    # -- output
+
+    def drain_effects(self) -> list[ServiceEffect]:
+        """What must be written to Services since the last call."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    def repeat(self, keys: Iterable[str], now: float) -> None:
+        """Decide again for these: a shard lost what it was told."""
+        for key in keys:
+            self._explained.pop(key, None)
+            if key in self.claims:
+                self._decide(self.claims[key], now)
+
+    def why(self, key: str) -> Refusal | None:
+        """Why the Service has no EIP, or its EIP no next hop; None when both are well."""
+        if key in self.waiting:
+            return self.waiting[key]
+        if key in self.unannounced:
+            return self.unannounced[key]
+        for address in self._announced.get(key, ()):
+            spread = self.planner.spreads[address]
+            if not paths_of(spread, eligible_nodes(self.planner.nodes, None), path_ids(self.planner.nodes)):
+                return why_none(spread, self.planner.nodes)
+        return None

@@ -1,0 +1,83 @@
+"""The status documents that we write, as pure functions from values to JSON-able dicts, and Events beside them.
+
+Only our own fields are in them, so applying one never touches what another controller wrote (I7).
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+from porter_ha.kube import paths
+from porter_ha.kube.client import Client
+from porter_ha.model import names
+from porter_ha.model.plan import Refusal
+from porter_ha.model.reasons import Reason
+
+
+def timestamp() -> str:
+    """Now, as Kubernetes writes times (RFC 3339, seconds)."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def condition(kind: str, refusal: Refusal | None, good: str = Reason.ACCEPTED) -> dict[str, object]:
+    """A metav1.Condition: True with the Reason `good`, or False with the refusal's Reason and message."""
+    return {
+        "type": kind,
+        "status": "True" if refusal is None else "False",
+        "reason": good if refusal is None else str(refusal.reason),
+        "message": "" if refusal is None else refusal.message,
+        "lastTransitionTime": timestamp(),
+    }
+
+
+def service_assigned(uid: str, epoch: int, addresses: Iterable[str]) -> dict[str, object]:
+    """Strategic merge patch for services/status: these addresses, in this term. The uid makes it this Service's."""
+    return {
+        "metadata": {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: str(epoch)}},
+        "status": {
+            "loadBalancer": {"ingress": [{"ip": a, "ipMode": "VIP"} for a in addresses]},
+            "conditions": [condition(names.CONDITION_ASSIGNED, None, Reason.ASSIGNED)],
+        },
+    }
+
+
+def service_relinquished(uid: str) -> dict[str, object]:
+    """Strategic merge patch that takes everything of ours out of a Service."""
+    return {
+        "metadata": {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: None}},
+        "status": {
+            "loadBalancer": {"ingress": None},
+            "conditions": [{"$patch": "delete", "type": names.CONDITION_ASSIGNED}],
+        },
+    }
+
+
+def service_refused(uid: str, refusal: Refusal) -> dict[str, object]:
+    """Strategic merge patch that says why the Service waits."""
+    return {"metadata": {"uid": uid}, "status": {"conditions": [condition(names.CONDITION_ASSIGNED, refusal)]}}
+
+
+async def post_event(
+    client: Client, involved: Mapping[str, str], reason: str, message: str, *, warning: bool, reporter: str
+) -> None:
+    """A core/v1 Event about `involved` (an ObjectReference). Raises ApiError or Unreachable."""
+    namespace = involved.get("namespace") or "default"
+    now = timestamp()
+    await client.request(
+        "POST",
+        paths.events(namespace),
+        {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{involved['name'][:50]}.", "namespace": namespace},
+            "involvedObject": dict(involved),
+            "reason": reason,
+            "message": message[:1024],
+            "type": "Warning" if warning else "Normal",
+            "source": {"component": names.COMPONENT, "host": reporter},
+            "reportingComponent": names.COMPONENT,
+            "reportingInstance": reporter,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        },
+    )

@@ -1,0 +1,124 @@
+"""Carries out what core/lease.py decides: reads, watches and writes the Lease, in one task, one request at a time."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from porter_ha.core.lease import Election, LeaseSettings, Read, State, Wait, Write
+from porter_ha.kube import paths
+from porter_ha.kube.client import ApiError, Client, Unreachable
+from porter_ha.kube.lease import LeaseStore, record_of
+from porter_ha.kube.watch import Change, Watch
+from porter_ha.model import names
+from porter_ha.obs.log import log
+
+RETRY_S = 0.25
+
+
+class Elector:
+    """`on_change` is called after every step that may have changed who acts, until when, or what is announced.
+
+    Takes part only once `may_run` is set: a replica that is not warm could only hold everybody up.
+    """
+
+    def __init__(self, client: Client, namespace: str, settings: LeaseSettings, on_change: Callable[[], None]) -> None:
+        self.election = Election(settings)
+        self.announced_epoch = 0
+        self.announced_at = 0.0
+        self.to_announce = 0
+        self.may_run = asyncio.Event()
+        self._store = LeaseStore(client, namespace, settings)
+        self._watch = Watch(
+            client, paths.leases(namespace), self._watched, {"fieldSelector": f"metadata.name={names.LEASE_NAME}"}
+        )
+        self._on_change = on_change
+        self._wake = asyncio.Event()
+        self._reread = False
+
+    @property
+    def leading(self) -> bool:
+        return self.election.state is State.LEADER
+
+    async def run(self) -> None:
+        """Take part in the election for ever. Ends by cancellation (see `resign`)."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch.run(), name="lease watch")
+            group.create_task(self._elect(), name="election")
+
+    async def resign(self) -> None:
+        """Give the Lease up, as well as it can be done."""
+        step = self.election.resign()
+        if step is None:
+            return
+        try:
+            await self._store.write(step, "", self._announced_text())
+            log("lease released", epoch=step.epoch)
+        except (ApiError, Unreachable) as error:
+            log("lease not released; it will expire", error=str(error))
+
+    def _watched(self, changes: list[Change]) -> None:
+        for change in changes:
+            if change.raw is not None:
+                self._saw(change.raw)
+            elif change.kind == "DELETED":
+                self._reread = True
+        self._wake.set()
+
+    def _saw(self, raw: bytes) -> None:
+        record, announced = record_of(raw)
+        self.election.observed(record, time.monotonic())
+        self._note_announced(announced)
+
+    def _note_announced(self, text: str) -> None:
+        epoch = int(text) if text.isascii() and text.isdigit() else 0
+        if epoch > self.announced_epoch:
+            self.announced_epoch, self.announced_at = epoch, time.monotonic()
+
+    def _announced_text(self) -> str:
+        return str(max(self.announced_epoch, self.to_announce))
+
+    async def _elect(self) -> None:
+        election = self.election
+        await self.may_run.wait()
+        while True:
+            now = time.monotonic()
+            if election.expired(now):
+                log("term ended: the lease was not renewed in time", epoch=election.epoch)
+            self._on_change()
+            step = Read() if self._reread else election.step(now)
+            if isinstance(step, Wait):
+                until = min(step.until, election.acting_until) if self.leading else step.until
+                await self._sleep(until - time.monotonic())
+                continue
+            try:
+                await (self._read() if isinstance(step, Read) else self._write(step))
+            except (ApiError, Unreachable) as error:
+                if isinstance(step, Write):
+                    election.failed(time.monotonic())
+                self._reread = not self.leading or (isinstance(error, ApiError) and error.status in (404, 409))
+                if not isinstance(error, ApiError) or error.status != 409:
+                    log("lease request failed", error=str(error))
+                    await self._sleep(RETRY_S)
+
+    async def _read(self) -> None:
+        found = await self._store.read()
+        self._reread = False
+        self.election.observed(found[0] if found else None, time.monotonic())
+        if found:
+            self._note_announced(found[1])
+
+    async def _write(self, step: Write) -> None:
+        self.election.sent(time.monotonic())
+        record = await self._store.write(step, self.election.settings.identity, self._announced_text())
+        self.election.written(record, time.monotonic())
+        self._note_announced(self._announced_text())
+        if step.acquire:
+            log("lease acquired", epoch=record.epoch)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass

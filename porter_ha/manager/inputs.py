@@ -1,0 +1,111 @@
+"""The cluster as it arrives: one watch per kind, each change passed on to whoever needs it.
+
+Services and EndpointSlices go to shards as raw bytes, filed by their Service's key. Nodes, Namespaces, Eips,
+BgpConfs and BgpPeers are few and are decoded here; one that cannot be read is reported and left out (I9).
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+
+from porter_ha.kube import paths
+from porter_ha.kube.client import Client
+from porter_ha.kube.watch import Change, Watch
+from porter_ha.model import names
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, Namespace, Node, Service
+from porter_ha.obs.log import log
+from porter_ha.protocol import Raw
+
+T = TypeVar("T")
+
+
+class Table(Generic[T]):
+    """The objects of one kind, decoded, by name; `on_change` is called once for every batch of changes."""
+
+    def __init__(self, client: Client, path: str, kind: type[T], on_change: Callable[[], None]) -> None:
+        self.objects: dict[str, T] = {}
+        self.unreadable: dict[str, str] = {}
+        self.watch = Watch(client, path, self._deliver)
+        self._decoder = msgspec.json.Decoder(kind)
+        self._kind = kind.__name__
+        self._on_change = on_change
+
+    def _deliver(self, changes: list[Change]) -> None:
+        for change in changes:
+            if change.kind == "SYNCED":
+                continue
+            self.objects.pop(change.name, None)
+            self.unreadable.pop(change.name, None)
+            if change.raw is not None:
+                try:
+                    self.objects[change.name] = self._decoder.decode(change.raw)
+                except msgspec.DecodeError as error:
+                    self.unreadable[change.name] = str(error)
+                    log("cannot read object", kind=self._kind, name=change.name, error=str(error))
+        self._on_change()
+
+
+class Inputs:
+    """All watches of a replica. `on_raws` gets what shards digest, `on_table` hears of decoded objects."""
+
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        on_raws: Callable[[list[Raw]], None],
+        on_table: Callable[[], None],
+        on_barrier: Callable[[str], None],
+    ) -> None:
+        self.nodes = Table(client, paths.NODES, Node, on_table)
+        self.namespaces = Table(client, paths.NAMESPACES, Namespace, on_table)
+        self.eips = Table(client, paths.EIPS, Eip, on_table)
+        self.confs = Table(client, paths.BGP_CONFS, BgpConf, on_table)
+        self.peers = Table(client, paths.BGP_PEERS, BgpPeer, on_table)
+        self._services = Watch(client, paths.SERVICES, self._service_changes)
+        self._slices = Watch(client, paths.ENDPOINT_SLICES, self._slice_changes)
+        self._barrier_key = f"{namespace}/{names.BARRIER_SERVICE}"
+        self._barrier = msgspec.json.Decoder(Service)
+        self._on_raws, self._on_barrier = on_raws, on_barrier
+
+    @property
+    def watches(self) -> list[Watch]:
+        tables = (self.nodes.watch, self.namespaces.watch, self.eips.watch, self.confs.watch, self.peers.watch)
+        return [*tables, self._services, self._slices]
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for watch in self.watches:
+                group.create_task(watch.run(), name=f"watch {watch.path}")
+
+    async def synced(self) -> None:
+        """Until every kind has been listed once."""
+        for watch in self.watches:
+            await watch.synced.wait()
+
+    def relist(self) -> None:
+        """Report every Service and EndpointSlice again: a shard lost what it knew."""
+        self._services.restart()
+        self._slices.restart()
+
+    async def relisted(self) -> None:
+        await self._services.synced.wait()
+        await self._slices.synced.wait()
+
+    def _service_changes(self, changes: list[Change]) -> None:
+        raws = [Raw("Service", c.key, c.name, c.raw or b"") for c in changes if c.kind != "SYNCED"]
+        if raws:
+            self._on_raws(raws)
+        for change in changes:
+            if change.key == self._barrier_key and change.raw is not None:
+                self._on_barrier(self._barrier.decode(change.raw).metadata.annotation(names.BARRIER_ANNOTATION))
+
+    def _slice_changes(self, changes: list[Change]) -> None:
+        raws = []
+        for change in changes:
+            owner = (change.labels or {}).get(names.SLICE_SERVICE_LABEL)
+            if owner and change.kind != "SYNCED":
+                raws.append(Raw("EndpointSlice", f"{change.namespace}/{owner}", change.name, change.raw or b""))
+        if raws:
+            self._on_raws(raws)

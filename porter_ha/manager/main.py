@@ -1,0 +1,120 @@
+"""A manager process from its settings: credentials, endpoint, reporter and replica, until SIGTERM."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+from porter_ha.config import ManagerSettings
+from porter_ha.kube import auth
+from porter_ha.kube.client import Client
+from porter_ha.manager.replica import Replica
+from porter_ha.manager.reporter import Reporter
+from porter_ha.model.reasons import Reason
+from porter_ha.obs.http import Details, serve
+from porter_ha.obs.log import bind, log
+from porter_ha.obs.metrics import Sample
+
+TOKEN_PERIOD_S = 60.0
+
+
+async def run(settings: ManagerSettings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    bind(process="manager", node=settings.node)
+    current = await auth.load(settings.kubeconfig)
+    access = await current()
+    async with Client(access) as client:
+        replica = Replica(settings, client, access)
+        endpoint = await serve(
+            settings.metrics_address,
+            settings.metrics_port,
+            lambda: samples(replica),
+            lambda: all(worker.healthy for worker in replica.workers),
+            lambda: readiness(replica),
+        )
+        log("manager started", identity=settings.identity, shards=settings.shard_count)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        serving = asyncio.create_task(replica.run(), name="replica")
+        helpers = [
+            asyncio.create_task(Reporter(replica, client).run(), name="reporter"),
+            asyncio.create_task(_rotate(current, replica), name="credentials"),
+        ]
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        await asyncio.wait([serving, stopping, *helpers], return_when=asyncio.FIRST_COMPLETED)
+        log("stopping")
+        for task in (*helpers, serving, stopping):
+            task.cancel()
+        results = await asyncio.gather(*helpers, serving, stopping, return_exceptions=True)
+        await endpoint.cleanup()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+
+async def _rotate(current: auth.Current, replica: Replica) -> None:
+    known = await current()
+    while True:
+        await asyncio.sleep(TOKEN_PERIOD_S)
+        access = await current()
+        if access != known:
+            known = access
+            replica.renew(access)
+
+
+def readiness(replica: Replica) -> tuple[bool, Details]:
+    """Ready: warm, and the workers answer. A standby is ready: it can take over."""
+    election = replica.elector.election
+    details = {
+        "leading": bool(replica.acting_epoch),
+        "epoch": max(election.epoch, election.seen_epoch),
+        "holder": election.holder,
+        "announcing": bool(replica.announcing_epoch),
+        "sessions": {name: report.state for name, report in replica.sessions.items()},
+        "pids": {worker.name: worker.pid for worker in replica.workers},
+    }
+    return replica.warm and all(worker.healthy for worker in replica.workers), details
+
+
+def samples(replica: Replica) -> Iterator[Sample]:
+    """The manager's part of obs.metrics.TABLE."""
+    election, reconciler = replica.elector.election, replica.reconciler
+    yield Sample("leader", bool(replica.acting_epoch))
+    yield Sample("epoch", max(election.epoch, election.seen_epoch))
+    yield Sample("announcing", bool(replica.announcing_epoch))
+    yield Sample("warm", replica.warm)
+    for (state, reason), count in service_states(replica).items():
+        yield Sample("services", count, (state, reason))
+    for name, pool in reconciler.allocator.pools.items():
+        yield Sample("pool_addresses", pool.capacity, (name,))
+        yield Sample("pool_addresses_used", len(pool.used), (name,))
+    nodes: dict[tuple[str, str], int] = {}
+    for view in reconciler.planner.nodes.values():
+        key = ("eligible", "") if view.refusal is None else ("excluded", str(view.refusal))
+        nodes[key] = nodes.get(key, 0) + 1
+    for labels, count in nodes.items():
+        yield Sample("nodes", count, labels)
+    for name, report in replica.sessions.items():
+        yield Sample("bgp_session_up", report.state == "Established", (name,))
+        yield Sample("bgp_session_flaps_total", report.flaps, (name,))
+        yield Sample("bgp_prefixes", report.prefixes, (name,))
+    for worker in replica.workers:
+        yield Sample("worker_up", worker.healthy, (worker.name,))
+        yield Sample("worker_restarts_total", worker.restarts, (worker.name,))
+        for event, number in worker.counters.items():
+            yield Sample("worker_events_total", number, (worker.name, event))
+    for watch in replica.inputs.watches:
+        yield Sample("watch_failures_total", watch.failures, (watch.path,))
+
+
+def service_states(replica: Replica) -> dict[tuple[str, str], int]:
+    """How many Services are in which state, by Reason."""
+    reconciler = replica.reconciler
+    wanting = sum(claim.wants for claim in reconciler.claims.values())
+    counts = {("assigned", str(Reason.ASSIGNED)): wanting - len(reconciler.waiting)}
+    for state, refusals in (("waiting", reconciler.waiting), ("unannounced", reconciler.unannounced)):
+        for refusal in refusals.values():
+            key = (state, str(refusal.reason))
+            counts[key] = counts.get(key, 0) + 1
+    return counts

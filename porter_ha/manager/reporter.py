@@ -1,0 +1,188 @@
+"""Writes what the replica knows into the status of Eips, BgpConfs and BgpPeers, and events when a verdict changes.
+
+Writes are coalesced: at most one pass every PERIOD_S, and only documents that became different. The leader writes
+verdicts and pool usage; every replica writes its own entry of nodesPeerStatus and nodesConfStatus (a merge patch of
+its own key, so replicas never undo each other).
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from itertools import islice
+
+import orjson
+
+from porter_ha.kube import paths, status
+from porter_ha.kube.client import MERGE, ApiError, Client, Unreachable
+from porter_ha.manager.replica import Replica
+from porter_ha.model.names import GROUP, VERSION
+from porter_ha.model.net import V4, to_text
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip
+from porter_ha.model.plan import Refusal
+from porter_ha.model.reasons import Reason
+from porter_ha.obs.log import log
+from porter_ha.protocol import SessionReport
+
+PERIOD_S = 1.0
+USED_SHOWN = 256  # status.used is for people and old tools; a pool may have 16 million addresses
+_KINDS = {"Eip": paths.EIPS, "BgpConf": paths.BGP_CONFS, "BgpPeer": paths.BGP_PEERS}
+Documents = dict[tuple[str, str], dict[str, object]]
+
+
+class Reporter:
+    def __init__(self, replica: Replica, client: Client) -> None:
+        self._replica, self._client = replica, client
+        self._written: dict[tuple[str, str], bytes] = {}
+        self._verdicts: dict[tuple[str, str], Refusal | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        while True:
+            await self._replica.changed.wait()
+            self._replica.changed.clear()
+            documents = self._own_entries()
+            if self._replica.acting_epoch:
+                _merge(documents, self._verdict_documents())
+            else:
+                self._verdicts.clear()
+            await self._write(documents)
+            await asyncio.sleep(PERIOD_S)
+
+    async def _write(self, documents: Documents) -> None:
+        for (kind, name), document in documents.items():
+            comparable = orjson.dumps(_without_times(document), option=orjson.OPT_SORT_KEYS)
+            if self._written.get((kind, name)) == comparable:
+                continue
+            try:
+                path = f"{_KINDS[kind]}/{name}/status"
+                await self._client.request("PATCH", path, {"status": document}, content_type=MERGE)
+                self._written[kind, name] = comparable
+            except ApiError as error:
+                if error.status != 404:
+                    log("status not written", kind=kind, name=name, error=str(error))
+            except Unreachable:
+                self._replica.changed.set()  # try again after PERIOD_S
+                return
+        for key in self._written.keys() - documents.keys():
+            del self._written[key]
+
+    # -- every replica
+
+    def _own_entries(self) -> Documents:
+        replica = self._replica
+        node = replica.settings.node
+        documents: Documents = {}
+        for name in replica.inputs.peers.objects:
+            report = replica.sessions.get(name)
+            documents["BgpPeer", name] = {"nodesPeerStatus": {node: _session(report) if report else None}}
+        accepted = replica.peers.accepted
+        if accepted:
+            entry = {"routerId": accepted[0].router_id, "as": accepted[0].local_as}
+            documents["BgpConf", "default"] = {"nodesConfStatus": {node: entry}}
+        return documents
+
+    # -- the leader
+
+    def _verdict_documents(self) -> Documents:
+        replica = self._replica
+        documents: Documents = {}
+        for name in replica.inputs.eips.objects:
+            refusal = replica.pools.refused.get(name)
+            documents["Eip", name] = {"conditions": self._conditions("Eip", name, refusal), **self._usage(name)}
+        for name in replica.inputs.confs.objects:
+            unsupported = replica.peers.conf_unsupported if name == "default" else ()
+            refusal = replica.peers.conf_refusals.get(name)
+            documents["BgpConf", name] = {"conditions": self._conditions("BgpConf", name, refusal, unsupported)}
+        for name in replica.inputs.peers.objects:
+            refusal = replica.peers.refused.get(name)
+            fields = replica.peers.unsupported.get(name, ())
+            report = replica.sessions.get(name)
+            extra = []
+            if report is not None and report.state == "Established" and set(report.families) - set(report.add_path):
+                extra.append(status.condition("AddPath", Refusal(Reason.NO_ADD_PATH, Reason.NO_ADD_PATH.doc)))
+            documents["BgpPeer", name] = {"conditions": self._conditions("BgpPeer", name, refusal, fields) + extra}
+        return documents
+
+    def _conditions(
+        self, kind: str, name: str, refusal: Refusal | None, unsupported: tuple[str, ...] = ()
+    ) -> list[dict[str, object]]:
+        self._tell(kind, name, refusal)
+        found = [status.condition("Accepted", refusal)]
+        if unsupported:
+            message = f"this version does not act on: {', '.join(unsupported)}"
+            found.append(status.condition("FieldsSupported", Refusal(Reason.FIELDS_UNSUPPORTED, message)))
+        return found
+
+    def _tell(self, kind: str, name: str, refusal: Refusal | None) -> None:
+        """An event when the verdict became different."""
+        before = self._verdicts.get((kind, name))
+        self._verdicts[kind, name] = refusal
+        if refusal is None or refusal == before:
+            return
+        inputs = self._replica.inputs
+        tables: dict[str, Mapping[str, Eip | BgpConf | BgpPeer]] = {
+            "Eip": inputs.eips.objects,
+            "BgpConf": inputs.confs.objects,
+            "BgpPeer": inputs.peers.objects,
+        }
+        uid = tables[kind][name].metadata.uid
+        involved = {"kind": kind, "apiVersion": f"{GROUP}/{VERSION}", "name": name, "uid": uid}
+        task = asyncio.create_task(self._event(involved, refusal))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _event(self, involved: Mapping[str, str], refusal: Refusal) -> None:
+        try:
+            node = self._replica.settings.node
+            await status.post_event(
+                self._client, involved, refusal.reason, refusal.message, warning=True, reporter=node
+            )
+        except (ApiError, Unreachable) as error:
+            log("event not written", object=involved["name"], error=str(error))
+
+    def _usage(self, name: str) -> dict[str, object]:
+        pool = self._replica.reconciler.allocator.pools.get(name)
+        if pool is None:
+            return {"ready": False, "poolSize": 0, "usage": 0, "occupied": False, "used": None}
+        covered = pool.settings.range
+        shown = {to_text(covered.family, n): holder for n, holder in islice(sorted(pool.used.items()), USED_SHOWN)}
+        return {
+            "ready": True,
+            "poolSize": min(pool.capacity, 2**63 - 1),
+            "usage": len(pool.used),
+            "occupied": len(pool.used) >= pool.capacity,
+            "firstIP": to_text(covered.family, covered.first),
+            "lastIP": to_text(covered.family, covered.last),
+            "v4": covered.family == V4,
+            "used": shown,
+        }
+
+
+def _session(report: SessionReport) -> dict[str, object]:
+    families = [f"IPv{f}" for f in report.families]
+    return {
+        "peerState": {
+            "sessionState": report.state.upper(),
+            "flops": report.flaps,
+        },
+        "timersState": {"negotiatedHoldTime": f"{report.hold_time_s}s"},
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(report.since)),
+        "families": families,
+        "addPath": [f"IPv{f}" for f in report.add_path],
+        "gracefulRestart": report.graceful,
+        "prefixes": report.prefixes,
+        "lastError": report.last_error,
+    }
+
+
+def _merge(into: Documents, more: Documents) -> None:
+    for key, document in more.items():
+        into[key] = {**into.get(key, {}), **document}
+
+
+def _without_times(document: object) -> object:
+    if isinstance(document, dict):
+        return {k: _without_times(v) for k, v in document.items() if k != "lastTransitionTime"}
+    if isinstance(document, list):
+        return [_without_times(v) for v in document]
+    return document

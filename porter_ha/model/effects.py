@@ -1,0 +1,40 @@
+"""What the reconciler wants done, as values: idempotent, and safe to repeat after a crash of whoever carries it out."""
+
+from porter_ha.model.plan import PathSet, Refusal
+from porter_ha.model.value import Value
+
+
+class Assign(Value, frozen=True, tag=True):
+    """Write these addresses to the Service's status."""
+
+    key: str
+    uid: str
+    addresses: tuple[str, ...]
+    pool: str
+
+
+class Relinquish(Value, frozen=True, tag=True):
+    """Take our addresses out of the status of a Service that no longer asks for them."""
+
+    key: str
+    uid: str
+    addresses: tuple[str, ...]
+
+
+class Explain(Value, frozen=True, tag=True):
+    """Tell the Service's owner why it waits: condition and event."""
+
+    key: str
+    uid: str
+    refusal: Refusal
+
+
+class Announce(Value, frozen=True, tag=True):
+    """The Adj-RIB-Out of a group of peers changes: prefix -> number of a PathSet, or None to withdraw."""
+
+    group: str
+    sets: tuple[PathSet, ...]
+    changes: dict[str, int | None]
+
+
+ServiceEffect = Assign | Relinquish | Explain

@@ -1,0 +1,39 @@
+"""Every name that leaves the process: API groups, annotations, labels, and the numbers that mark what is ours.
+
+Must never be duplicated elsewhere: a name typed twice is a name that will differ.
+"""
+
+GROUP = "network.kubesphere.io"
+VERSION = "v1alpha2"
+LOAD_BALANCER_CLASS = "porter-ha.io/bgp"
+
+# Opt-in of Porter and OpenELB (anchors 1.4), and the misspelling that circulates in old Porter docs.
+OPT_IN_ANNOTATION = "lb.kubesphere.io/v1alpha1"
+OPT_IN_VALUES = ("porter", "openelb")
+MISSPELT_OPT_IN_ANNOTATION = "lb.kubesphere.io/v1apha1"
+WANTED_ADDRESS_ANNOTATIONS = ("eip.porter.kubesphere.io/v1alpha1", "eip.openelb.kubesphere.io/v1alpha1")
+WANTED_POOL_ANNOTATION = "eip.openelb.kubesphere.io/v1alpha2"
+DEFAULT_EIP_ANNOTATION = "eip.openelb.kubesphere.io/is-default-eip"
+
+# Written by us, together with the status change that it explains.
+EPOCH_ANNOTATION = "porter-ha.io/epoch"
+BARRIER_ANNOTATION = "porter-ha.io/barrier"
+ANNOUNCED_ANNOTATION = "porter-ha.io/announced-epoch"
+CONDITION_ASSIGNED = "porter-ha.io/Assigned"
+
+SLICE_SERVICE_LABEL = "kubernetes.io/service-name"
+EXCLUDE_NODE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+DRAIN_NODE_ANNOTATION = "porter-ha.io/drain"
+DRAIN_TAINTS = ("ToBeDeletedByClusterAutoscaler", "ToBeDeletedTaint")
+
+COMPONENT = "porter-ha"
+LEASE_NAME = "porter-ha-leader"
+BARRIER_SERVICE = "porter-ha-barrier"
+BGP_CONF_NAME = "default"
+
+# The agent's own corner of the kernel (design 2.5).
+ROUTE_TABLE = 4790
+RULE_PRIORITY = 4790
+ROUTE_PROTOCOL = 79
+NFT_TABLE = "porter-ha"
+IPVS_LINK = "kube-ipvs0"

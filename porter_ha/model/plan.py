@@ -1,0 +1,92 @@
+"""What is wanted: who asks for an EIP, which nodes may carry it, and what each group of peers should hear.
+
+All values; computed in core/, carried between processes by protocol.py.
+"""
+
+from porter_ha.model.net import family_of
+from porter_ha.model.reasons import Reason
+from porter_ha.model.value import Value
+
+
+class Refusal(Value, frozen=True):
+    """Why something is not so: the Reason, and a message that names object, field, value and what would be right."""
+
+    reason: Reason
+    message: str
+
+
+class Claim(Value, frozen=True):
+    """What one Service asks of the pools and of BGP; made by a shard from the Service and its EndpointSlices.
+
+    `wants` is false for a Service that is not ours but whose addresses count as taken, and for one that was ours
+    and must be given up (`recorded` is then true).
+    """
+
+    key: str
+    uid: str
+    created: str
+    wants: bool
+    families: tuple[int, ...] = ()
+    all_families: bool = True
+    wanted_addresses: tuple[str, ...] = ()
+    wanted_pool: str = ""
+    held: tuple[str, ...] = ()
+    recorded: bool = False
+    local: bool = False
+    ready: bool = False
+    endpoint_nodes: tuple[str, ...] = ()
+    refusal: Refusal | None = None
+
+    @property
+    def namespace(self) -> str:
+        return self.key.partition("/")[0]
+
+
+class NodeView(Value, frozen=True):
+    """A node as a next hop: its InternalIPs by family, and the Reason when it may be none."""
+
+    name: str
+    addresses: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...] = ()
+    refusal: Reason | None = None
+
+    def address(self, family: int) -> str:
+        return next((a for a in self.addresses if family_of(a) == family), "")
+
+
+class Path(Value, frozen=True):
+    """One way to an EIP: the add-path id of the next hop's node (RFC 7911), and the next hop."""
+
+    path_id: int
+    next_hop: str
+
+
+class PathSet(Value, frozen=True):
+    """The paths that many EIPs share. Interned by the planner; `number` names it on the wire between processes."""
+
+    number: int
+    med: int
+    paths: tuple[Path, ...]
+
+
+class PeerSettings(Value, frozen=True):
+    """Everything that shapes one BGP session. A change here is a reset of this session and of no other."""
+
+    name: str
+    address: str
+    port: int
+    peer_as: int
+    local_as: int
+    router_id: str
+    hold_time_s: int
+    keepalive_s: int
+    connect_retry_s: int
+    families: tuple[int, ...]
+    restart_time_s: int
+    ttl: int
+    password: str
+    group: str
+
+    @property
+    def ibgp(self) -> bool:
+        return self.peer_as == self.local_as

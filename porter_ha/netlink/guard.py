@@ -1,0 +1,82 @@
+"""The guard: our own nftables table, which keeps a local EIP from opening the node itself (design 2.5).
+
+It sits right after kube-proxy's DNAT (prerouting, priority -90; in the input hook IPv4 UDP hangs). What was
+translated passes, for it no longer carries the EIP. Of what still does: a served port is dropped (kube-proxy is about
+to serve it, the client retries); any other port is refused at once; ICMP errors pass, and so does echo: an EIP that
+answers ping shows that a next hop with a living agent was reached.
+
+`nft` is the interface that nftables promises to keep. Each call is one transaction: all or nothing.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from porter_ha.core.routes import KernelState
+from porter_ha.model.names import NFT_TABLE
+from porter_ha.model.net import V4, family_of
+
+PRIORITY = -90
+_CHAINS = f"""
+  chain prerouting {{
+    type filter hook prerouting priority {PRIORITY}; policy accept;
+    ip daddr @eip4 jump guard
+    ip6 daddr @eip6 jump guard
+  }}
+  chain guard {{
+    icmp type {{ echo-request, destination-unreachable, time-exceeded, parameter-problem }} accept
+    icmpv6 type {{ echo-request, destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept
+    ip daddr . meta l4proto . th dport @served4 drop
+    ip6 daddr . meta l4proto . th dport @served6 drop
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx type port-unreachable
+  }}
+"""
+
+
+class NftFailed(Exception):
+    """nft refused a transaction, in its own words."""
+
+
+def _lines(verb: str, state: KernelState) -> Iterable[str]:
+    eips: dict[str, list[str]] = {"4": [], "6": []}
+    served: dict[str, list[str]] = {"4": [], "6": []}
+    for eip in sorted(state.eips):
+        eips["4" if family_of(eip) == V4 else "6"].append(eip)
+    for eip, protocol, port in sorted(state.served):
+        served["4" if family_of(eip) == V4 else "6"].append(f"{eip} . {protocol} . {port}")
+    for prefix, sets in (("served", served), ("eip", eips)):
+        for family, elements in sets.items():
+            if elements:
+                yield f"{verb} element inet {NFT_TABLE} {prefix}{family} {{ {', '.join(elements)} }}"
+
+
+def whole(state: KernelState) -> str:
+    """The transaction that makes the table be exactly this, whatever it was."""
+    sets = "".join(
+        f"  set eip{f} {{ type ipv{f}_addr; }}\n  set served{f} {{ type ipv{f}_addr . inet_proto . inet_service; }}\n"
+        for f in (4, 6)
+    )
+    fresh = f"table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{_CHAINS}}}\n"
+    return fresh + "\n".join(_lines("add", state))
+
+
+def change(add: KernelState, remove: KernelState) -> str:
+    """The transaction that adds and removes these elements; empty when there are none."""
+    return "\n".join([*_lines("add", add), *_lines("delete", remove)])
+
+
+async def apply(transaction: str) -> None:
+    """Carry a transaction out. Raises NftFailed, or OSError when there is no `nft` to run."""
+    if not transaction:
+        return
+    process = await asyncio.create_subprocess_exec(
+        "nft", "-f", "-", stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    _, complaint = await process.communicate(transaction.encode())
+    if process.returncode:
+        raise NftFailed(complaint.decode("utf-8", "replace").strip())
+
+
+async def remove() -> None:
+    """Take our table away, and no other."""
+    await apply(f"table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")

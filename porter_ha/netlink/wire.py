@@ -1,0 +1,114 @@
+"""rtnetlink messages for the agent's routes, packed and unpacked by struct (rtnetlink(7)).
+
+A route takes 3 us here and 200 us through pyroute2, which is the oracle: tests compare the bytes of both.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from porter_ha.model.names import ROUTE_PROTOCOL, ROUTE_TABLE
+from porter_ha.model.net import V4, family_of, packed, to_text
+from porter_ha.model.value import Value
+
+AF = {4: 2, 6: 10}
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+REQUEST, ACK, DUMP, CREATE, REPLACE, EXCL = 0x1, 0x4, 0x300, 0x400, 0x100, 0x200
+RTN_LOCAL = 2
+SCOPE_HOST = 254
+_TABLE_COMPAT = 252
+RTA_DST, RTA_OIF, RTA_PREFSRC, RTA_TABLE = 1, 4, 7, 15
+
+HEADER = struct.Struct("=IHHII")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_ATTR = struct.Struct("=HH")
+_U32 = struct.Struct("=I")
+_I32 = struct.Struct("=i")
+
+
+class Route(Value, frozen=True):
+    """A route as far as the agent cares: `local EIP dev <index> src <source>` in some table by some protocol."""
+
+    eip: str
+    source: str
+    link: int
+    table: int = ROUTE_TABLE
+    protocol: int = ROUTE_PROTOCOL
+    kind: int = RTN_LOCAL
+
+
+def _attr(kind: int, value: bytes) -> bytes:
+    return _ATTR.pack(4 + len(value), kind) + value + b"\x00" * (-len(value) % 4)
+
+
+def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def route(kind: int, flags: int, sequence: int, one: Route) -> bytes:
+    """RTM_NEWROUTE or RTM_DELROUTE for one host route."""
+    family = family_of(one.eip)
+    head = _RTMSG.pack(
+        AF[family], 32 if family == V4 else 128, 0, 0, _TABLE_COMPAT, one.protocol, SCOPE_HOST, one.kind, 0
+    )
+    attrs = _attr(RTA_DST, packed(one.eip)) + _attr(RTA_TABLE, _U32.pack(one.table))
+    if one.source:
+        attrs += _attr(RTA_PREFSRC, packed(one.source))
+    attrs += _attr(RTA_OIF, _U32.pack(one.link))
+    return _message(kind, flags, sequence, head + attrs)
+
+
+def dump(family: int, sequence: int) -> bytes:
+    """RTM_GETROUTE for our table and protocol only: the kernel filters (needs strict checking on the socket)."""
+    head = _RTMSG.pack(AF[family], 0, 0, 0, _TABLE_COMPAT, ROUTE_PROTOCOL, 0, 0, 0)
+    return _message(RTM_GETROUTE, REQUEST | DUMP, sequence, head + _attr(RTA_TABLE, _U32.pack(ROUTE_TABLE)))
+
+
+class Reply(Value, frozen=True):
+    """One message from the kernel: a route, an acknowledgement (`error` 0), a refusal, or the end of a dump."""
+
+    sequence: int
+    kind: int
+    route: Route | None = None
+    error: int | None = None
+
+
+def replies(data: bytes) -> Iterator[Reply]:
+    """The messages of one datagram."""
+    offset = 0
+    while offset + HEADER.size <= len(data):
+        length, kind, _flags, sequence, _port = HEADER.unpack_from(data, offset)
+        body = data[offset + HEADER.size : offset + length]
+        if kind == NLMSG_ERROR:
+            yield Reply(sequence, kind, error=-_I32.unpack_from(body)[0])
+        elif kind == NLMSG_DONE:
+            yield Reply(sequence, kind, error=-_I32.unpack_from(body)[0] if len(body) >= 4 else 0)
+        elif kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            yield Reply(sequence, kind, route=_route_of(body))
+        else:
+            yield Reply(sequence, kind)
+        offset += (length + 3) & ~3
+
+
+def _route_of(body: bytes) -> Route:
+    family_number, bits, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(body)
+    attrs: dict[int, bytes] = {}
+    offset = _RTMSG.size
+    while offset + _ATTR.size <= len(body):
+        length, number = _ATTR.unpack_from(body, offset)
+        if length < _ATTR.size:
+            break
+        attrs[number] = body[offset + _ATTR.size : offset + length]
+        offset += (length + 3) & ~3
+    family = 4 if family_number == AF[4] else 6
+    if RTA_TABLE in attrs:
+        table = _U32.unpack(attrs[RTA_TABLE])[0]
+    host = bits == (32 if family == V4 else 128) and RTA_DST in attrs
+    return Route(
+        eip=to_text(family, int.from_bytes(attrs[RTA_DST], "big")) if host else "",
+        source=to_text(family, int.from_bytes(attrs[RTA_PREFSRC], "big")) if RTA_PREFSRC in attrs else "",
+        link=_U32.unpack(attrs[RTA_OIF])[0] if RTA_OIF in attrs else 0,
+        table=table,
+        protocol=protocol,
+        kind=kind,
+    )

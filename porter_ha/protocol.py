@@ -1,0 +1,192 @@
+"""Frames between a manager and its workers: msgpack of tagged structs, length first, over a socketpair.
+
+Both ends are of one build, so there is no version in it. Every frame that causes a write carries the epoch, and
+Term carries until when (CLOCK_MONOTONIC, the same for all processes of a machine) the API door is open.
+"""
+
+import asyncio
+import struct
+from typing import Any
+
+import msgspec
+
+from porter_ha.model.access import Access
+from porter_ha.model.effects import Announce, ServiceEffect
+from porter_ha.model.plan import Claim, PeerSettings
+
+MAX_FRAME = 64 << 20
+
+
+class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of all frames."""
+
+
+# --- manager to any worker
+
+
+class Hello(Frame, frozen=True):
+    """First frame: what the worker is and what it needs to know for good."""
+
+    role: str
+    index: int
+    node: str
+    classless: bool
+    access: Access | None
+
+
+class Term(Frame, frozen=True):
+    """The epoch, and until when the API door is open (monotonic seconds); 0 means closed."""
+
+    epoch: int
+    open_until: float
+
+
+class Renew(Frame, frozen=True):
+    """Rotated credentials."""
+
+    access: Access
+
+
+# --- manager to shard
+
+
+class Raw(Frame, frozen=True):
+    """Objects as the API server sent them; `raw` is empty for a deletion."""
+
+    kind: str
+    service_key: str
+    name: str
+    raw: bytes
+
+
+class Raws(Frame, frozen=True):
+    items: list[Raw]
+
+
+class Sync(Frame, frozen=True):
+    """Answer with Synced once everything before this is digested and its claims are sent."""
+
+    token: int
+
+
+class Do(Frame, frozen=True):
+    """Carry out these effects in this term."""
+
+    epoch: int
+    effects: list[ServiceEffect]
+
+
+# --- shard to manager
+
+
+class Claims(Frame, frozen=True):
+    changed: list[Claim]
+    gone: list[str]
+
+
+class Synced(Frame, frozen=True):
+    token: int
+
+
+class Undone(Frame, frozen=True):
+    """These Services' effects were given up (door closed, or the Service changed): decide again when leading."""
+
+    keys: list[str]
+
+
+# --- manager to speaker
+
+
+class SetPeers(Frame, frozen=True):
+    """Exactly these sessions, and nothing else, with everything that shapes them. `dial` may be false: stay away."""
+
+    peers: list[PeerSettings]
+    dial: bool
+
+
+class Door(Frame, frozen=True):
+    """Whether routers may hear our paths, and in which term (the BGP door)."""
+
+    announce: bool
+    epoch: int
+
+
+class Routes(Frame, frozen=True):
+    """Changes of a group's Adj-RIB-Out."""
+
+    announces: list[Announce]
+    complete: bool
+
+
+# --- speaker to manager
+
+
+class SessionReport(Frame, frozen=True):
+    """A session as it is now. `synced_med` names the term of which everything, End-of-RIB included, has been sent."""
+
+    peer: str
+    state: str
+    since: float
+    last_error: str
+    hold_time_s: int
+    families: list[int]
+    add_path: list[int]
+    graceful: bool
+    prefixes: int
+    synced_med: int
+    received: int
+    sent: int
+    flaps: int
+
+
+class Sessions(Frame, frozen=True):
+    reports: list[SessionReport]
+
+
+# --- any worker to manager
+
+
+class Heartbeat(Frame, frozen=True):
+    """I live. Counters are totals since the worker began, by metric name and label values."""
+
+    counters: dict[str, float]
+
+
+FromManager = Hello | Term | Renew | Raws | Sync | Do | SetPeers | Door | Routes
+FromWorker = Claims | Synced | Undone | Sessions | Heartbeat
+
+_encoder = msgspec.msgpack.Encoder()
+_LENGTH = struct.Struct("!I")
+
+
+def encode(frame: Frame) -> bytes:
+    body = _encoder.encode(frame)
+    return _LENGTH.pack(len(body)) + body
+
+
+class Channel:
+    """Frames over a stream. `receive` returns None when the other end is gone."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incoming: Any) -> None:
+        self._reader, self._writer = reader, writer
+        self._decoder = msgspec.msgpack.Decoder(incoming)
+
+    def send(self, frame: Frame) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode(frame))
+
+    async def drain(self) -> None:
+        """Wait until the other end keeps up. Raises ConnectionError when it is gone."""
+        await self._writer.drain()
+
+    async def receive(self) -> Any:
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            if length > MAX_FRAME:
+                raise ConnectionError(f"a frame of {length} bytes")
+            return self._decoder.decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,97 @@
+"""Two real routers: FRR as router1, BIRD as router2. Both take every path and install equal-cost multipath."""
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.lab import topology
+from tests.lab.shell import STATE, inside, run, start, until
+from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, lan
+
+FRR_LIB = Path("/usr/lib/frr")
+RUN = Path("/run/porter-lab-frr")  # FRR drops to its own user, who may not enter this checkout
+PROTOCOLS = {"router1": "bgp", "router2": "bird"}
+
+
+def _frr_config(peers: list[str]) -> str:
+    lines = ["log stdout", "!", f"router bgp {ROUTER_AS}", f" bgp router-id {lan('router1')[0]}",
+             " no bgp ebgp-requires-policy", " no bgp default ipv4-unicast", " bgp graceful-restart"]  # fmt: skip
+    for peer in peers:
+        lines += [f" neighbor {peer} remote-as {OUR_AS}", f" neighbor {peer} timers connect 1"]
+    for family in ("ipv4", "ipv6"):
+        lines += [f" address-family {family} unicast", "  maximum-paths 64"]
+        lines += [f"  neighbor {peer} activate" for peer in peers]
+        lines += [" exit-address-family"]
+    return "\n".join([*lines, "!", ""])
+
+
+def _bird_config(peers: list[str]) -> str:
+    sessions = "\n".join(
+        f"protocol bgp peer{i} {{ local {lan('router2')[0]} as {ROUTER_AS}; neighbor {peer} as {OUR_AS};\n"
+        "  graceful restart on; passive on;\n"
+        "  ipv4 { import all; export none; add paths rx; }; ipv6 { import all; export none; add paths rx; }; }"
+        for i, peer in enumerate(peers)
+    )
+    kernels = "\n".join(
+        f"protocol kernel {{ merge paths yes limit 64; {family} {{ import none; export where source = RTS_BGP; }}; }}"
+        for family in ("ipv4", "ipv6")
+    )
+    return (
+        f"router id {lan('router2')[0]};\nlog stderr all;\nprotocol device {{ scan time 1; }}\n"
+        f'protocol direct {{ ipv4; ipv6; interface "eth0"; }}\n{kernels}\n{sessions}\n'
+    )
+
+
+def start_frr() -> None:
+    RUN.mkdir(parents=True, exist_ok=True)
+    (RUN / "bgpd.conf").write_text(_frr_config([lan(n)[0] for n in NODES]))
+    (RUN / "zebra.conf").write_text("")
+    for path in (RUN, *RUN.iterdir()):
+        shutil.chown(path, "frr", "frr")
+    common = ["--vty_socket", str(RUN), "-z", str(RUN / "zserv.api"), "--log", "stdout"]
+    for name in ("zebra", "bgpd"):
+        extra = ["-p", "179"] if name == "bgpd" else []
+        files = ["-f", str(RUN / f"{name}.conf"), "-i", str(RUN / f"{name}.pid")]
+        start(f"frr-{name}", [str(FRR_LIB / name), *common, *files, "-P", "0", *extra], "router1")
+        until(f"FRR's {name}", (RUN / f"{name}.vty").exists)
+
+
+def clean() -> None:
+    """Remove what `start_frr` made outside the checkout."""
+    shutil.rmtree(RUN, ignore_errors=True)
+
+
+def start_bird() -> None:
+    config = STATE / "bird.conf"
+    config.write_text(_bird_config([lan(n)[0] for n in NODES]))
+    bird = shutil.which("bird") or "/usr/sbin/bird"
+    start("bird", [bird, "-f", "-c", str(config), "-s", str(STATE / "bird.ctl")], "router2")
+    until("BIRD", (STATE / "bird.ctl").exists)
+
+
+def vtysh(command: str) -> str:
+    """A command to FRR."""
+    return inside("router1", "vtysh", "--vty_socket", str(RUN), "-c", command)
+
+
+def birdc(command: str) -> str:
+    """A command to BIRD."""
+    return run("birdc", "-s", str(STATE / "bird.ctl"), command)
+
+
+def fib(router: str) -> dict[str, frozenset[str]]:
+    """EIP -> addresses of its next hops, as the router's kernel forwards now."""
+    found: dict[str, frozenset[str]] = {}
+    for family in ("-4", "-6"):
+        text = run("ip", family, "-j", "-n", f"porter-{router}", "route", "show", "proto", PROTOCOLS[router])
+        for route in json.loads(text or "[]"):
+            hops = [hop.get("gateway", "") for hop in route.get("nexthops", [route])]
+            name = route["dst"].partition("/")[0]
+            found[name] = found.get(name, frozenset()) | frozenset(filter(None, hops))
+    return found
+
+
+def node_names(hops: frozenset[str]) -> list[str]:
+    """Next hops as names of nodes."""
+    by_address = {address: node for node in NODES for address in lan(node)}
+    return sorted(by_address.get(hop, hop) for hop in hops)

@@ -1,0 +1,225 @@
+"""The agent of a node: makes the EIPs of our Services local here, and guards them. One per node, beside kube-proxy.
+
+Watches LoadBalancer Services only, and its own Node. The kernel is read once at start and after drift; otherwise only
+differences are programmed. Stopping leaves everything in place, so an upgrade loses no packet; `--remove` takes away
+what is ours and nothing else.
+
+Must never: touch another table, rule or nftables table; leave an EIP local without its guard.
+"""
+
+import asyncio
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from porter_ha.config import AgentSettings
+from porter_ha.core import routes
+from porter_ha.core.backoff import Backoff
+from porter_ha.core.eligibility import node_view
+from porter_ha.core.routes import EMPTY, KernelState
+from porter_ha.kube import auth, paths
+from porter_ha.kube.client import Client
+from porter_ha.kube.watch import Change, Watch
+from porter_ha.model.net import family_of
+from porter_ha.model.objects import Node, Service
+from porter_ha.netlink import guard, links
+from porter_ha.netlink.fib import Fib, KernelRefused
+from porter_ha.netlink.wire import Route
+from porter_ha.obs.http import Details, serve
+from porter_ha.obs.log import bind, log
+from porter_ha.obs.metrics import Sample
+
+TOKEN_PERIOD_S = 60.0
+
+
+class Agent:
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._services: dict[str, KernelState] = {}
+        self._sources: dict[int, str] = {}
+        self._actual: KernelState | None = None
+        self._programmed: dict[str, Route] = {}
+        self._dirty = asyncio.Event()
+        self._drifted = False
+        self._ready = False
+        self._ipvs = False
+        self.counts = {"full": 0, "diff": 0, "drift": 0}
+        self._service_decoder = msgspec.json.Decoder(Service)
+        self._node_decoder = msgspec.json.Decoder(Node)
+
+    # -- inputs
+
+    def services_changed(self, changes: list[Change]) -> None:
+        for change in changes:
+            state = EMPTY
+            if change.raw is not None:
+                try:
+                    service = self._service_decoder.decode(change.raw)
+                    state = routes.of_service(service, self._settings.classless)
+                except msgspec.DecodeError as error:
+                    log("cannot read Service", service=change.key, error=str(error))
+                    continue
+            if state == EMPTY:
+                self._services.pop(change.key, None)
+            else:
+                self._services[change.key] = state
+        self._dirty.set()
+
+    def node_changed(self, changes: list[Change]) -> None:
+        for change in changes:
+            if change.raw is not None:
+                view = node_view(self._node_decoder.decode(change.raw))
+                sources = {family_of(address): address for address in reversed(view.addresses)}
+                if sources != self._sources:
+                    self._sources = sources
+                    self._drifted = True
+                    self._dirty.set()
+
+    def drift(self) -> None:
+        self._drifted = True
+        self._dirty.set()
+
+    def look(self) -> None:
+        """A link came or went: kube-proxy may have changed to IPVS or back."""
+        self._dirty.set()
+
+    # -- the loop
+
+    async def run(self, fib: Fib, watches: list[Watch]) -> None:
+        """Keep the kernel equal to what the cluster wants. Does not end by itself."""
+        for watch in watches:
+            await watch.synced.wait()
+        backoff = Backoff(0.2, 10.0, random.random)
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._sync(fib)
+                self._ready = True
+                backoff.reset()
+            except (OSError, TimeoutError, KernelRefused, guard.NftFailed) as error:
+                self._ready, self._actual = False, None
+                log("programming failed", error=str(error))
+                await asyncio.sleep(backoff.next())
+                self._dirty.set()
+
+    async def _sync(self, fib: Fib) -> None:
+        desired = routes.union(self._services.values())
+        self._ipvs = links.ipvs()
+        if self._ipvs:
+            desired = EMPTY
+        desired = KernelState(
+            frozenset(e for e in desired.eips if family_of(e) in self._sources),
+            frozenset(s for s in desired.served if family_of(s[0]) in self._sources),
+        )
+        if self._drifted or self._actual is None:
+            await self._sync_all(fib, desired)
+            return
+        steps = routes.steps(self._actual, desired)
+        if steps.empty:
+            return
+        await guard.apply(guard.change(steps.guard_add, EMPTY))
+        await fib.program(self._route(e) for e in steps.route_add)
+        await fib.unprogram(self._programmed[e] for e in steps.route_del)
+        await guard.apply(guard.change(EMPTY, steps.guard_del))
+        self._actual = desired
+        for eip in steps.route_del:
+            del self._programmed[eip]
+        self._programmed.update((e, self._route(e)) for e in steps.route_add)
+        self.counts["diff"] += 1
+
+    async def _sync_all(self, fib: Fib, desired: KernelState) -> None:
+        """Mark and sweep: read what is ours in the kernel, and make it what is wanted."""
+        first, self._drifted = self._actual is None, False
+        actual = await fib.read()
+        missing_rules = await asyncio.to_thread(links.ensure_rules)
+        wanted = {self._route(eip) for eip in desired.eips}
+        missing = sorted(wanted - set(actual), key=lambda r: r.eip)
+        stale = sorted(set(actual) - wanted, key=lambda r: r.eip)
+        kept = {r.eip for r in wanted}
+        await guard.apply(guard.whole(KernelState(desired.eips | {r.eip for r in stale if r.eip}, desired.served)))
+        await fib.program(missing)
+        await fib.unprogram(r for r in stale if r.eip and r.eip not in kept)
+        await guard.apply(guard.whole(desired))
+        self._actual = desired
+        self._programmed = {r.eip: r for r in wanted}
+        self.counts["full"] += 1
+        if not first and (missing or stale or missing_rules):
+            self.counts["drift"] += len(missing) + len(stale) + missing_rules
+            log("drift mended", missing=len(missing), stale=len(stale), rules=missing_rules)
+        elif first:
+            log("kernel synced", routes=len(wanted), added=len(missing), swept=len(stale))
+
+    def _route(self, eip: str) -> Route:
+        return Route(eip, self._sources[family_of(eip)], links.loopback())
+
+    # -- outside views
+
+    def readiness(self) -> tuple[bool, Details]:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return self._ready, {"bootID": boot, "routes": len(self._programmed), "ipvs": self._ipvs}
+
+    def samples(self) -> Iterator[Sample]:
+        yield Sample("agent_ready", self._ready)
+        yield Sample("agent_routes", len(self._programmed))
+        yield Sample("agent_served_ports", len(self._actual.served) if self._actual else 0)
+        yield Sample("agent_syncs_total", self.counts["full"], ("full",))
+        yield Sample("agent_syncs_total", self.counts["diff"], ("diff",))
+        yield Sample("agent_drift_total", self.counts["drift"])
+
+
+async def _serve(settings: AgentSettings) -> None:
+    bind(process="agent", node=settings.node)
+    current = await auth.load(settings.kubeconfig)
+    async with Client(await current()) as client:
+        agent = Agent(settings)
+        fib = Fib(agent.drift, agent.look)
+        watches = [
+            Watch(client, paths.SERVICES, agent.services_changed, {"fieldSelector": "spec.type=LoadBalancer"}),
+            Watch(client, paths.NODES, agent.node_changed, {"fieldSelector": f"metadata.name={settings.node}"}),
+        ]
+        endpoint = await serve(
+            settings.metrics_address, settings.metrics_port, agent.samples, lambda: True, agent.readiness
+        )
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+        async def rotate() -> None:
+            while True:
+                await asyncio.sleep(TOKEN_PERIOD_S)
+                client.renew(await current())
+
+        tasks = [asyncio.create_task(watch.run()) for watch in watches]
+        tasks += [asyncio.create_task(agent.run(fib, watches)), asyncio.create_task(rotate())]
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopping, *tasks):
+            task.cancel()
+        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+        await endpoint.cleanup()
+        fib.close()
+        for task in done - {stopping}:
+            task.result()
+
+
+async def _remove() -> None:
+    fib = Fib(lambda: None, lambda: None)
+    await fib.unprogram(r for r in await fib.read() if r.eip)
+    fib.close()
+    await asyncio.to_thread(links.remove_rules)
+    await guard.remove()
+
+
+def main(settings: AgentSettings) -> None:
+    """Serve until SIGTERM."""
+    uvloop.run(_serve(settings))
+
+
+def remove() -> None:
+    """Take every route, rule and table of ours off this node."""
+    uvloop.run(_remove())
