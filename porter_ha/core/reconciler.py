@@ -32,6 +32,7 @@ class Reconciler:
         self._pools = Pools((), {})
         self._effects: list[ServiceEffect] = []
         self._explained: dict[str, Refusal] = {}
+        self._assigned: dict[str, tuple[str, ...]] = {}  # told to be written, and not seen in status yet
         self._conflicts: dict[str, Refusal] = {}
         self._announced: dict[str, tuple[str, ...]] = {}
         self._announcer: dict[str, str] = {}
@@ -52,6 +53,7 @@ class Reconciler:
         self.waiting.clear()
         self._effects.clear()
         self._explained.clear()
+        self._assigned.clear()
 
     def _seniority(self, key: str) -> tuple[str, str]:
         return (self.claims[key].created, key)
@@ -124,6 +126,7 @@ class Reconciler:
         self.waiting.pop(key, None)
         self.unannounced.pop(key, None)
         self._explained.pop(key, None)
+        self._assigned.pop(key, None)
         self._conflicts.pop(key, None)
         if self.allocator.release(key, now):
             self._retry(now)
@@ -163,7 +166,10 @@ class Reconciler:
         self._explained.pop(claim.key, None)
         if conflict := self._conflicts.pop(claim.key, None):
             self._explain(claim, conflict)
-        if result != claim.held or not claim.recorded:
+        if result == claim.held and claim.recorded:
+            self._assigned.pop(claim.key, None)
+        elif self._assigned.get(claim.key) != result:
+            self._assigned[claim.key] = result
             pool = self.allocator.pool_of(result[0]) if result else None
             self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else ""))
 
@@ -215,6 +221,7 @@ class Reconciler:
         """Decide again for these: a shard lost what it was told."""
         for key in keys:
             self._explained.pop(key, None)
+            self._assigned.pop(key, None)
             if key in self.claims:
                 self._decide(self.claims[key], now)
 

@@ -7,8 +7,7 @@ import click
 from rich.console import Console
 
 from tests.lab import cluster, controlplane
-from tests.lab.shell import LOGS, PARTS, LabError
-from tests.lab.topology import PREFIX
+from tests.lab.shell import LOGS, PARTS, PREFIX, LabError
 
 console = Console(highlight=False, width=min(120, Console().width) if sys.stdout.isatty() else 110)
 

@@ -141,8 +141,11 @@ def wait_addresses(name: str, count: int = 1) -> tuple[str, ...]:
 def wait_fib(eip: str, wanted: list[str], timeout_s: float = 20) -> None:
     """Until both routers' kernels forward the EIP to exactly these nodes."""
     for router in ROUTERS:
-        seen = lambda r=router: routers.node_names(routers.fib(r).get(eip, frozenset()))  # noqa: E731
-        until(f"{eip} via {wanted or 'no node'} in {router}", lambda: seen() == sorted(wanted), timeout_s)  # noqa: B023
+
+        def carries(router: str = router) -> bool:
+            return routers.node_names(routers.fib(router).get(eip, frozenset())) == sorted(wanted)
+
+        until(f"{eip} via {wanted or 'no node'} in {router}", carries, timeout_s)
 
 
 def fetch(router: str, eip: str, count: int = 20, port: int = 80) -> dict[str, dict[str, int]]:
@@ -158,3 +161,13 @@ def conditions(kind: str, name: str) -> dict[str, tuple[str, str, str]]:
     status = get(kind, name).get("status", {})
     assert isinstance(status, dict)
     return {c["type"]: (c["status"], c["reason"], c["message"]) for c in status.get("conditions", [])}
+
+
+def wait_condition(kind: str, name: str, condition: str) -> tuple[str, str, str]:
+    """(status, reason, message) once the condition is there."""
+
+    def found() -> tuple[str, str, str]:
+        return conditions(kind, name).get(condition, ("", "", ""))
+
+    until(f"condition {condition} of {kind} {name}", lambda: found()[0], 20)
+    return found()

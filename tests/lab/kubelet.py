@@ -42,7 +42,7 @@ class Kubelet:
         self._pods: asyncio.Queue[Pod] = asyncio.Queue()
 
     async def run(self) -> None:
-        await asyncio.start_server(lambda _, writer: writer.close(), "::", 10250)
+        await asyncio.start_server(lambda _, writer: writer.close(), None, 10250)
         await self._register()
         watch = Watch(self._client, "/api/v1/pods", self._changed, {"fieldSelector": f"spec.nodeName={self._node}"})
         async with asyncio.TaskGroup() as group:

@@ -92,6 +92,13 @@ def ready(node: str, port: int = MANAGER_PORT) -> dict[str, object]:
     return found
 
 
+def pids(node: str) -> dict[str, int]:
+    """Worker name -> process id of the manager on the node; empty while it does not answer."""
+    found = ready(node).get("pids", {})
+    assert isinstance(found, dict)
+    return found
+
+
 def leader() -> str:
     """The node whose manager leads; empty when none does."""
     return next((node for node in NODES if ready(node).get("leading")), "")

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.lab import topology
 from tests.lab.shell import STATE, inside, run, start, until
 from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, lan
 

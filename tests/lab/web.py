@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from typing import cast
 
 PORT = 8080
 
@@ -11,8 +12,7 @@ class Echo(asyncio.DatagramProtocol):
         self._name = name
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         self._transport.sendto(data + b" " + self._name.encode(), addr)
@@ -37,7 +37,7 @@ async def main(name: str) -> None:
 
     loop = asyncio.get_running_loop()
     await loop.create_datagram_endpoint(lambda: Echo(name), local_addr=("::", PORT))
-    server = await asyncio.start_server(answer, "::", PORT, backlog=1024)
+    server = await asyncio.start_server(answer, None, PORT, backlog=1024)
     await server.serve_forever()
 
 
