@@ -93,5 +93,5 @@ def end_of_rib(family: int) -> bytes:
     """RFC 4724 section 2."""
     if family == V4:
         return message(Kind.UPDATE, b"\x00\x00\x00\x00")
-    whole = _attribute(0x80, 15, struct.pack("!HB", _AFI[family], _UNICAST))
+    whole = struct.pack("!BBHHB", 0x90, 15, 3, _AFI[family], _UNICAST)
     return message(Kind.UPDATE, struct.pack("!HH", 0, len(whole)) + whole)

@@ -77,7 +77,8 @@ class Replica:
         self._takeover: asyncio.Task[None] | None = None
         self._dialling = False
         self._told_term = Term(0, 0.0)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._feeding = False
+        self._refills: set[asyncio.Task[None]] = set()
         self._linger: asyncio.TimerHandle | None = None
 
     # -- life
@@ -88,7 +89,7 @@ class Replica:
             async with asyncio.TaskGroup() as group:
                 for worker in self.workers:
                     group.create_task(worker.run(), name=worker.name)
-                group.create_task(self.inputs.run(), name="inputs")
+                group.create_task(self._feed(), name="inputs")
                 group.create_task(self._warm_up(), name="warm-up")
                 group.create_task(self.elector.run(), name="elector")
         finally:
@@ -106,10 +107,17 @@ class Replica:
         for shard in self.shards:
             shard.send(Renew(access))
 
+    async def _feed(self) -> None:
+        """Watch once there are shards to digest it: what is sent to a process that is not there yet is lost."""
+        for shard in self.shards:
+            await shard.started.wait()
+        self._feeding = True
+        await self.inputs.run()
+
     async def _warm_up(self) -> None:
         """Warm: every kind listed, every shard's claims in. Only now is the Adj-RIB-Out complete."""
         await self.inputs.synced()
-        await self._sync_shards()
+        await self._settle_shards()
         self._recompute()
         self.warm = True
         log("warm", services=len(self.reconciler.claims), nodes=len(self.inputs.nodes.objects))
@@ -129,11 +137,11 @@ class Replica:
             self._tell_speaker_all()
             return
         worker.send(self._told_term)
-        if worker.restarts:
+        if self._feeding:
             log("shard restarted, listing again", shard=worker.index)
             task = asyncio.create_task(self._refill(worker))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._refills.add(task)
+            task.add_done_callback(self._refills.discard)
 
     async def _refill(self, worker: Worker) -> None:
         """A new shard process knows nothing: everything is listed again, and claims it does not repeat are dropped."""
@@ -239,6 +247,15 @@ class Replica:
         self.speaker.send(Door(bool(self.announcing_epoch), self.announcing_epoch))
         self.speaker.send(SetPeers(list(self.peers.accepted), self._dialling))
 
+    async def _settle_shards(self) -> None:
+        """Until every shard has digested everything that the watches have delivered so far (and not a part of it)."""
+        while True:
+            while self._refills:
+                await asyncio.wait(set(self._refills))
+            await self._sync_shards()
+            if not self._refills:
+                return
+
     async def _sync_shards(self) -> None:
         """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
         while True:
@@ -316,7 +333,7 @@ class Replica:
             while self._barrier != token:
                 self._barrier_event.clear()
                 await self._barrier_event.wait()
-        await self._sync_shards()
+        await self._settle_shards()
 
     def _barrier_seen(self, token: str) -> None:
         self._barrier = token

@@ -45,6 +45,7 @@ class Worker:
         self.counters: dict[str, float] = {}
         self.restarts = 0
         self.pid = 0
+        self.started = asyncio.Event()
         self._module, self._on_start, self._on_frame = module, on_start, on_frame
         self._channel: Channel | None = None
         self._heard = 0.0
@@ -81,6 +82,7 @@ class Worker:
         self._heard = time.monotonic() + START_S - SILENCE_S  # a start may take longer than a heartbeat
         self._channel.send(self.hello())
         self._on_start(self)
+        self.started.set()
         watchdog = asyncio.create_task(self._watch(process), name=f"watchdog {self.name}")
         try:
             while (frame := await self._channel.receive()) is not None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,9 +41,9 @@ class Flow:
             ["ip", "netns", "exec", PREFIX + "client", *command], stdout=subprocess.PIPE, text=True
         )
 
-    def result(self) -> dict[str, int]:
+    def result(self) -> dict[str, Any]:
         output, _ = self._process.communicate(timeout=60)
-        found: dict[str, int] = json.loads(output)
+        found: dict[str, Any] = json.loads(output)
         return found
 
 
@@ -225,7 +226,8 @@ class Demo:
         pages, pages_lost, slow, packets, packets_lost = (sum(r[k] for r in results) for k in kinds)
         counts = f"{pages} connections, {pages_lost} lost; {packets} packets, {packets_lost} lost"
         if pages_lost or packets_lost or slow:
-            raise LabError(f"{said}: {counts}, {slow} connections needed a retransmission")
+            when = [r["lost_at"] for r in results]
+            raise LabError(f"{said}: {counts}, {slow} connections needed a retransmission; lost at (s): {when}")
         return f"{said}: {counts}"
 
     def _leader(self) -> str:

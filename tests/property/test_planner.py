@@ -1,0 +1,121 @@
+"""I8: the incremental plan says what a full recomputation says, after any sequence of changes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from porter_ha.core.next_hops import MAX_NEXT_HOPS, Spread, choose_nodes, path_ids
+from porter_ha.core.planner import Planner, compute
+from porter_ha.model.objects import LabelSelector
+from porter_ha.model.reasons import Reason
+from tests.unit.builders import view
+
+NAMES = [f"n{i}" for i in range(6)]
+EIPS = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2"]
+SCOPES = {"all": None, "racked": LabelSelector(match_labels={"rack": "a"})}
+
+nodes = st.dictionaries(
+    st.sampled_from(NAMES),
+    st.tuples(st.sampled_from([None, Reason.NODE_NOT_READY, Reason.NODE_EXCLUDED]), st.sampled_from(["a", "b"])),
+)
+local = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: (-1, tuple(sorted(found))))
+spreads = st.one_of(st.none(), local, st.integers(0, 127).map(lambda bucket: (bucket, ())))
+changes = st.one_of(
+    st.tuples(st.just("nodes"), nodes),
+    st.tuples(st.just("spread"), st.tuples(st.sampled_from(EIPS), spreads)),
+    st.tuples(st.just("epoch"), st.integers(0, 3)),
+    st.tuples(st.just("scopes"), st.sets(st.sampled_from(sorted(SCOPES)))),
+    st.tuples(st.just("resend"), st.sampled_from(sorted(SCOPES))),
+    st.tuples(st.just("drain"), st.none()),
+)
+
+
+def views(found):
+    return {
+        name: view(name, NAMES.index(name) + 1, refusal=refusal, labels=(("rack", rack),))
+        for name, (refusal, rack) in found.items()
+    }
+
+
+class Heard:
+    """What a group's peers know, from Announces alone; and the planner's inputs, to compute the truth from."""
+
+    def __init__(self):
+        self.planner = Planner()
+        self.scopes, self.nodes, self.spreads = {}, {}, {}
+        self.tables, self.sets = {}, {}
+
+    def change(self, kind, value):
+        if kind == "nodes":
+            self.nodes = views(value)
+            self.planner.set_nodes(self.nodes)
+        elif kind == "spread":
+            address, spread = value
+            made = None if spread is None else Spread(6 if ":" in address else 4, *spread)
+            self.spreads.pop(address, None)
+            if made is not None:
+                self.spreads[address] = made
+            self.planner.spread(address, made)
+        elif kind == "epoch":
+            self.planner.set_epoch(value)
+        elif kind == "scopes":
+            self.scopes = {name: SCOPES[name] for name in value}
+            for gone in self.tables.keys() - value:
+                del self.tables[gone], self.sets[gone]
+            self.planner.set_scopes(self.scopes)
+        elif kind == "resend" and value in self.scopes:
+            self.tables.pop(value, None)
+            self.sets.pop(value, None)
+            self.planner.resend(value)
+        elif kind == "drain":
+            self.drain()
+
+    def drain(self):
+        for announce in self.planner.drain():
+            table = self.tables.setdefault(announce.group, {})
+            sets = self.sets.setdefault(announce.group, {})
+            sets.update({one.number: one for one in announce.sets})
+            for address, number in announce.changes.items():
+                if number is None:
+                    table.pop(address, None)
+                else:
+                    table[address] = sets[number].paths
+
+
+@given(st.lists(changes, max_size=40))
+def test_what_peers_heard_is_what_a_full_computation_says(sequence):
+    heard = Heard()
+    for kind, value in sequence:
+        heard.change(kind, value)
+    heard.drain()
+    for group, scope in heard.scopes.items():
+        assert heard.tables.get(group, {}) == compute(heard.spreads, heard.nodes, scope)
+
+
+@given(st.sets(st.text(min_size=1, max_size=12), max_size=200))
+def test_path_ids_are_distinct_and_the_same_in_any_order(names):
+    ids = path_ids(names)
+    assert len(set(ids.values())) == len(ids)
+    assert 0 not in ids.values()
+    assert ids == path_ids(sorted(names, reverse=True))
+
+
+@given(st.integers(0, 127), st.integers(65, 300))
+def test_one_nodes_death_changes_one_next_hop_of_a_bucket_at_most(bucket, count):
+    eligible = {f"n{i}": view(f"n{i}", i + 1) for i in range(count)}
+    spread = Spread(4, bucket)
+    before = {n.name for n in choose_nodes(spread, eligible)}
+    assert len(before) == MAX_NEXT_HOPS
+    dead = sorted(eligible)[bucket % count]
+    after = {n.name for n in choose_nodes(spread, {k: v for k, v in eligible.items() if k != dead})}
+    assert len(before - after) == (dead in before)
+
+
+def test_buckets_share_the_load_over_many_nodes():
+    eligible = {f"n{i}": view(f"n{i}", i + 1) for i in range(200)}
+    carried = dict.fromkeys(eligible, 0)
+    for bucket in range(128):
+        for chosen in choose_nodes(Spread(4, bucket), eligible):
+            carried[chosen.name] += 1
+    mean = 128 * MAX_NEXT_HOPS / 200
+    assert min(carried.values()) > mean / 3
+    assert max(carried.values()) < mean * 3

@@ -1,0 +1,112 @@
+"""What one router is told: the difference to what it heard, the last change winning, new paths before old ones go."""
+
+from porter_ha.bgp.rib import GroupRib, SessionRib
+from porter_ha.core.session import Negotiated
+from porter_ha.model.effects import Announce
+from porter_ha.model.plan import Path, PathSet
+from tests.contract.decode import Router
+from tests.unit.builders import peer
+
+AGREED = Negotiated(30, (4, 6), (4, 6), True, 4096, True, "10.9.0.1")
+A, B, C = Path(1, "10.1.0.1"), Path(2, "10.1.0.2"), Path(3, "10.1.0.3")
+
+
+def group(*sets):
+    made = GroupRib()
+    made.apply(Announce("all", tuple(PathSet(n, med, paths) for n, med, paths in sets), {}))
+    return made
+
+
+def test_the_router_ends_up_with_what_was_set_last():
+    rib, router = group((1, 100, (A, B)), (2, 100, (B, C))), Router(AGREED)
+    session = SessionRib(rib, peer(), AGREED, announce=True)
+    for number in (1, None, 2):
+        rib.apply(Announce("all", (), {"10.0.0.1": number}))
+        session.touch(iter(["10.0.0.1"]))
+    router.hear(session.take())
+    assert router.table == {"10.0.0.1": {2: ("10.1.0.2", 100), 3: ("10.1.0.3", 100)}}
+    rib.apply(Announce("all", (), {"10.0.0.1": None}))
+    session.touch(iter(["10.0.0.1"]))
+    router.hear(session.take())
+    assert router.table == {}
+
+
+def test_only_the_difference_is_sent_and_new_paths_come_first():
+    rib, router = group((1, 100, (A, B)), (2, 100, (B, C))), Router(AGREED)
+    session = SessionRib(rib, peer(), AGREED, announce=True)
+    rib.apply(Announce("all", (), {"10.0.0.1": 1}))
+    session.touch(iter(["10.0.0.1"]))
+    router.hear(session.take())
+    router.log.clear()
+    rib.apply(Announce("all", (), {"10.0.0.1": 2}))
+    session.touch(iter(["10.0.0.1"]))
+    router.hear(session.take())
+    assert router.log == [("announce", "10.0.0.1", 3), ("withdraw", "10.0.0.1", 1)]
+
+
+def test_eips_that_share_next_hops_travel_together():
+    rib = group((1, 100, (A, B)))
+    addresses = [f"10.0.{i >> 8}.{i & 255}" for i in range(1000)]
+    rib.apply(Announce("all", (), dict.fromkeys(addresses, 1)))
+    session, router = SessionRib(rib, peer(), AGREED, announce=True), Router(AGREED)
+    router.hear(session.take())
+    assert len(router.table) == 1000
+    assert router.messages <= 2 * (1000 * 9 // 4000 + 1)
+
+
+def test_end_of_rib_comes_after_the_last_route_and_only_when_due():
+    rib = group((1, 100, (A,)))
+    rib.apply(Announce("all", (), {f"10.0.{i >> 8}.{i & 255}": 1 for i in range(5000)}))
+    session, router = SessionRib(rib, peer(), AGREED, announce=True), Router(AGREED)
+    session.end_initial()
+    while not session.idle:
+        assert router.ends == []
+        router.hear(session.take())
+    assert len(router.table) == 5000
+    assert router.ends == [4, 6]
+
+
+def test_a_standby_says_nothing_but_end_of_rib():
+    rib = group((1, 100, (A,)))
+    rib.apply(Announce("all", (), {"10.0.0.1": 1}))
+    session, router = SessionRib(rib, peer(), AGREED, announce=False), Router(AGREED)
+    session.end_initial()
+    router.hear(session.take())
+    assert (router.table, router.ends) == ({}, [4, 6])
+    session.set_announce(True)
+    router.hear(session.take())
+    assert list(router.table) == ["10.0.0.1"]
+    session.set_announce(False)
+    router.hear(session.take())
+    assert router.table == {}
+
+
+def test_a_new_med_is_announced_again():
+    rib, router = group((1, 100, (A,)), (2, 99, (A,))), Router(AGREED)
+    session = SessionRib(rib, peer(), AGREED, announce=True)
+    for number, med in ((1, 100), (2, 99)):
+        rib.apply(Announce("all", (), {"10.0.0.1": number}))
+        session.touch(iter(["10.0.0.1"]))
+        router.hear(session.take())
+        assert router.table["10.0.0.1"][1] == ("10.1.0.1", med)
+
+
+def test_a_router_without_add_path_gets_one_path_and_different_ones_for_different_eips():
+    agreed = Negotiated(30, (4,), (), True, 4096, True, "10.9.0.1")
+    rib, router = group((1, 100, (A, B, C))), Router(agreed)
+    rib.apply(Announce("all", (), {f"10.0.0.{i}": 1 for i in range(30)}))
+    session = SessionRib(rib, peer(), agreed, announce=True)
+    router.hear(session.take())
+    assert {len(paths) for paths in router.table.values()} == {1}
+    assert {hop for paths in router.table.values() for hop, _ in paths.values()} == {"10.1.0.1", "10.1.0.2", "10.1.0.3"}
+
+
+def test_refresh_sends_a_family_again():
+    rib, router = group((1, 100, (A,))), Router(AGREED)
+    rib.apply(Announce("all", (), {"10.0.0.1": 1}))
+    session = SessionRib(rib, peer(), AGREED, announce=True)
+    router.hear(session.take())
+    router.log.clear()
+    session.refresh(4)
+    router.hear(session.take())
+    assert router.log == [("announce", "10.0.0.1", 1)]
