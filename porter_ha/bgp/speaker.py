@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import cast
 
+import msgspec
+
 from porter_ha.bgp.codec import ExaWire
 from porter_ha.bgp.rib import GroupRib, SessionRib
 from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, prepare
@@ -150,8 +152,8 @@ class Peer(asyncio.Protocol):
         self._since, self._error = time.time(), ""
         self._rib = SessionRib(self._group, self.settings, up.negotiated, self._speaker.announcing)
         self._rib.end_initial()
-        log("session up", peer=self.settings.name, router=self.settings.address, router_id=up.negotiated.router_id,
-            hold_time_s=up.negotiated.hold_time_s, families=up.negotiated.families, add_path=up.negotiated.add_path)  # fmt: skip
+        agreed = msgspec.structs.asdict(up.negotiated)
+        log("session up", peer=self.settings.name, router=self.settings.address, **agreed)
         self.flush()
         self._speaker.changed()
 

@@ -21,6 +21,7 @@ PARTS = ROOT / "build" / "controlplane"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 PREFIX = "porter-"
 T = TypeVar("T")
+_children: dict[str, "subprocess.Popen[bytes]"] = {}
 
 
 class LabError(Exception):
@@ -35,14 +36,14 @@ def run(*command: str, stdin: str = "", check: bool = True, timeout_s: float = 6
     return done.stdout
 
 
-def inside(namespace: str, *command: str, **options: str) -> str:
+def inside(namespace: str, *command: str, stdin: str = "", check: bool = True) -> str:
     """`run`, inside one of our network namespaces."""
-    return run("ip", "netns", "exec", PREFIX + namespace, *command, stdin=options.get("stdin", ""))
+    return run("ip", "netns", "exec", PREFIX + namespace, *command, stdin=stdin, check=check)
 
 
 def start(
     name: str, command: Sequence[str], namespace: str = "", env: Mapping[str, str] | None = None, respawn: bool = False
-) -> subprocess.Popen[bytes]:
+) -> None:
     """Start a daemon. With `respawn` it is started again when it ends, as a kubelet would."""
     LOGS.mkdir(parents=True, exist_ok=True)
     PIDS.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def start(
     if namespace:
         whole = ["ip", "netns", "exec", PREFIX + namespace, *whole]
     with (LOGS / f"{name}.log").open("ab") as log:
-        process = subprocess.Popen(
+        process = _children[name] = subprocess.Popen(
             whole,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -62,7 +63,6 @@ def start(
             env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
         )
     (PIDS / name).write_text(str(process.pid))
-    return process
 
 
 def session_pids(leader: int) -> list[int]:
@@ -90,9 +90,12 @@ def stop(name: str, how: signal.Signals = signal.SIGTERM, grace_s: float = 5.0) 
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if late else how)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+        if name in _children:
+            _children[name].poll()  # a zombie is not a living process
         time.sleep(0.05)
+    child = _children.pop(name, None)
+    if child is not None:
+        child.wait()
 
 
 def daemons() -> list[str]:

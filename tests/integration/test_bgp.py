@@ -1,0 +1,160 @@
+"""Sessions with FRR and BIRD: configured at run time, each on its own, down to the kernels' multipath routes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.lab import nodes, routers
+from tests.lab.cluster import MANIFESTS, service, wait_addresses, wait_condition, wait_fib
+from tests.lab.controlplane import apply, get, kubectl
+from tests.lab.shell import until
+from tests.lab.topology import NODES, ROUTERS
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+def bird_since() -> dict[str, str]:
+    """BIRD's sessions that are up -> since when."""
+    lines = [line.split() for line in routers.birdc("show protocols").splitlines()]
+    return {f[0]: f[4] for f in lines if len(f) > 5 and f[1] == "BGP" and f[5] == "Established"}
+
+
+def frr_neighbors() -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = json.loads(routers.vtysh("show bgp neighbors json"))
+    return found
+
+
+def frr_established() -> dict[str, int]:
+    """Neighbour -> how often its session came up."""
+    return {
+        peer: state["connectionsEstablished"]
+        for peer, state in frr_neighbors().items()
+        if isinstance(state, dict) and state.get("bgpState") == "Established"
+    }
+
+
+@pytest.fixture
+def eip():
+    apply(service("web"))
+    (address,) = wait_addresses("web")
+    wait_fib(address, list(NODES))
+    until("all replicas' sessions", lambda: len(bird_since()) == 3 and len(frr_established()) == 3, 30)
+    return address
+
+
+def test_every_capability_that_failover_needs_is_agreed(eip):
+    leader = nodes.lan(nodes.leader())[0]
+    said = frr_neighbors()[leader]
+    capabilities = said["neighborCapabilities"]
+    assert "advertisedAndReceived" in json.dumps(capabilities["4byteAs"])
+    assert "rxAdvertisedAndReceived" in json.dumps(capabilities["addPath"]) or "Received" in json.dumps(
+        capabilities["addPath"]
+    )
+    assert capabilities["gracefulRestart"] == "advertisedAndReceived"
+    bird = routers.birdc("show protocols all")
+    assert bird.count("AF preserved: ipv4 ipv6") == 3, "the F bit, from every replica"
+    for word in ("Graceful restart", "ADD-PATH", "Route refresh", "Extended message"):
+        assert word in bird
+
+
+def test_a_peer_changes_and_no_other_session_drops(eip):
+    before_bird, before_frr = bird_since(), frr_established()
+    kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"timers":{"config":{"holdTime":"45"}}}}')
+
+    def changed():
+        found = frr_neighbors()
+        return [found[n]["bgpTimerHoldTimeMsecs"] for n in before_frr if n in frr_established()] == [45000] * 3
+
+    until("FRR's sessions with the new hold time", changed)
+    assert bird_since() == before_bird
+    assert all(frr_established()[n] == count + 1 for n, count in before_frr.items()), "reset once, not twice"
+    wait_fib(eip, list(NODES))
+    kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"timers":null}}')
+    until("all sessions", lambda: len(frr_established()) == 3, 30)
+
+
+def test_a_description_resets_nothing(eip):
+    before = bird_since(), frr_established()
+    kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"description":"top of rack"}}}')
+    apply(service("marker", "web"))
+    wait_fib(wait_addresses("marker")[0], list(NODES))
+    assert (bird_since(), frr_established()) == before
+
+
+def test_a_peer_is_removed_and_added_while_the_other_stays(eip):
+    before = frr_established()
+    kubectl("delete", "bgppeer", "router2-bird")
+    until("no route in BIRD", lambda: routers.fib("router2").get(eip) is None)
+    assert frr_established() == before
+    kubectl("apply", "-f", str(MANIFESTS / "bgp.yaml"))
+    wait_fib(eip, list(NODES))
+    until("all replicas' sessions", lambda: len(bird_since()) == 3, 30)
+    assert frr_established() == before
+
+
+def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):
+    kubectl("label", "node", "node1", "node2", "rack=a")
+    selector = '{"spec":{"nodeSelector":{"matchLabels":{"rack":"a"}}}}'
+    kubectl("patch", "bgppeer", "router2-bird", "--type=merge", "-p", selector)
+    until(
+        "two next hops in BIRD",
+        lambda: routers.node_names(routers.fib("router2").get(eip, frozenset())) == ["node1", "node2"],
+    )
+    assert routers.node_names(routers.fib("router1")[eip]) == list(NODES)
+    kubectl("patch", "bgppeer", "router2-bird", "--type=merge", "-p", '{"spec":{"nodeSelector":null}}')
+    wait_fib(eip, list(NODES))
+    kubectl("label", "node", "node1", "node2", "rack-")
+
+
+def test_openelbs_samples_change_running_state_without_a_restart(eip):
+    """Its documentation's manifests as they are (their routers do not exist here), while ours serve on."""
+    pids = {node: nodes.pids(node) for node in NODES}
+    before = bird_since(), frr_established()
+    samples = Path(__file__).parents[1] / "contract" / "openelb-samples" / "bgp.yaml"
+    names = [(d["kind"].lower(), d["metadata"]["name"]) for d in yaml.safe_load_all(samples.read_text())]
+    kept = [n for n in names if n != ("bgpconf", "default")]
+    try:
+        for document in yaml.safe_load_all(samples.read_text()):
+            if document["kind"] != "BgpConf":
+                apply(document)
+        for kind, name in kept:
+            assert wait_condition(kind, name, "Accepted")[0] == "True", name
+        until("the pool in use", lambda: get("eip", "bgp-eip")["status"].get("poolSize") == 9)
+        assert (bird_since(), frr_established()) == before
+        conf = next(d for d in yaml.safe_load_all(samples.read_text()) if d["kind"] == "BgpConf")
+        apply(conf)  # another AS: now every session must go, and the routers refuse the new AS
+        until(
+            "the router's refusal in the status", lambda: "AS" in kubectl("get", "bgppeer", "router1-frr", "-o", "yaml")
+        )
+        until("no session", lambda: not frr_established())
+    finally:
+        for kind, name in kept:
+            kubectl("delete", kind, name, "--ignore-not-found")
+        kubectl("replace", "--force", "-f", str(MANIFESTS / "bgp.yaml"))
+        until("all sessions again", lambda: len(bird_since()) == 3 and len(frr_established()) == 3, 60)
+    wait_fib(eip, list(NODES))
+    assert {node: nodes.pids(node) for node in NODES} == pids, "no process was restarted"
+
+
+def test_the_status_names_state_capabilities_and_prefixes(eip):
+    leader = nodes.leader()
+
+    def told():
+        entry = get("bgppeer", "router1-frr")["status"]["nodesPeerStatus"].get(leader, {})
+        return entry if entry.get("prefixes") and entry["peerState"]["sessionState"] == "ESTABLISHED" else None
+
+    entry = until("the session in the peer's status", told)
+    assert entry["families"] == ["IPv4", "IPv6"]
+    assert entry["addPath"] == ["IPv4", "IPv6"]
+    assert entry["gracefulRestart"]
+
+
+def test_a_route_refresh_is_answered_with_everything(eip):
+    leader = nodes.lan(nodes.leader())[0]
+    routers.vtysh(f"clear bgp ipv4 unicast {leader} in")
+    apply(service("marker", "web"))
+    wait_fib(wait_addresses("marker")[0], list(NODES))
+    for router in ROUTERS:
+        assert routers.node_names(routers.fib(router)[eip]) == list(NODES)

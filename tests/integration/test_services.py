@@ -1,0 +1,194 @@
+"""Services get, keep and give back EIPs, on a real API server, down to the routers' kernels."""
+
+import json
+
+import pytest
+
+from tests.lab import cluster, routers
+from tests.lab.cluster import addresses, service, wait_addresses, wait_condition, wait_fib
+from tests.lab.controlplane import apply, get, kubectl
+from tests.lab.shell import until
+from tests.lab.topology import NODES, ROUTERS
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+def events(name: str, reason: str) -> list[str]:
+    uid = get("service", name)["metadata"]["uid"]
+    found = get("events", "--field-selector", f"involvedObject.uid={uid},reason={reason}")["items"]
+    return [e["message"] for e in found]
+
+
+def gone_from_fib(eip: str) -> bool:
+    return all(eip not in routers.fib(router) for router in ROUTERS)
+
+
+@pytest.mark.parametrize("opt_in", ["annotation", "class"])
+def test_a_service_is_served_by_exactly_the_eligible_nodes(opt_in):
+    apply(service("web", opt_in=opt_in))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    until("a page through both routers", lambda: not any(cluster.fetch(r, eip, 3)["errors"] for r in ROUTERS))
+    assert len(events("web", "Assigned")) == 1
+
+
+def test_openelbs_spelling_of_the_annotation():
+    apply(service("web", opt_in="", annotations={"lb.kubesphere.io/v1alpha1": "openelb"}))
+    wait_addresses("web")
+
+
+def test_a_service_that_does_not_ask_gets_nothing_and_one_that_asks_later_does():
+    apply(service("web", opt_in=""), service("marker"))
+    wait_addresses("marker")
+    assert addresses("web") == ()
+    kubectl("annotate", "service", "web", "lb.kubesphere.io/v1alpha1=porter")
+    wait_addresses("web")
+
+
+def test_dual_stack_gets_one_of_each():
+    apply(service("web", ipFamilyPolicy="RequireDualStack", ipFamilies=["IPv6", "IPv4"]))
+    six, four = wait_addresses("web", 2)
+    assert six.startswith("fd00:200::")
+    for eip in (six, four):
+        wait_fib(eip, list(NODES))
+    until("pages", lambda: not any(cluster.fetch(r, eip, 3)["errors"] for r in ROUTERS for eip in (six, four)))
+
+
+def test_wanted_addresses_and_pools():
+    by_pool = {"eip.openelb.kubesphere.io/v1alpha2": "pool-range"}
+    by_annotation = {"eip.porter.kubesphere.io/v1alpha1": "10.200.0.51"}
+    apply(
+        service("by-field", loadBalancerIP="10.200.0.50"),
+        service("by-annotation", annotations=by_annotation),
+        service("by-pool", annotations=by_pool),
+    )
+    assert wait_addresses("by-field") == ("10.200.0.50",)
+    assert wait_addresses("by-annotation") == ("10.200.0.51",)
+    assert wait_addresses("by-pool")[0].startswith("10.201.0.1")
+
+
+def test_an_address_that_is_taken_is_waited_for_and_given_when_free():
+    apply(service("first", loadBalancerIP="10.200.0.60"))
+    wait_addresses("first")
+    apply(service("second", loadBalancerIP="10.200.0.60"))
+    status, reason, message = wait_condition("service", "second", "porter-ha.io/Assigned")
+    assert (status, reason) == ("False", "AddressInUse")
+    assert "default/first" in message
+    assert events("second", "AddressInUse") == [message]
+    kubectl("delete", "service", "first")
+    assert wait_addresses("second") == ("10.200.0.60",)
+    assert wait_condition("service", "second", "porter-ha.io/Assigned")[0] == "True"
+
+
+def test_a_full_pool_serves_the_waiting_as_soon_as_it_grows():
+    eip = {
+        "apiVersion": "network.kubesphere.io/v1alpha2",
+        "kind": "Eip",
+        "metadata": {"name": "tiny", "labels": {"test": ""}},
+        "spec": {"address": "10.202.0.1"},
+    }
+    wish = {"eip.openelb.kubesphere.io/v1alpha2": "tiny"}
+    apply(eip, service("one", annotations=wish))
+    first = wait_addresses("one")
+    apply(service("two", annotations=wish))
+    assert wait_condition("service", "two", "porter-ha.io/Assigned")[1] == "PoolExhausted"
+    apply({**eip, "spec": {"address": "10.202.0.1-10.202.0.2"}})
+    assert wait_addresses("two") == ("10.202.0.2",)
+    assert addresses("one") == first, "the pool's edit moved nobody"
+    kubectl("delete", "eip", "tiny")
+    apply(service("marker"))
+    wait_addresses("marker")
+    assert addresses("one") == first, "nor did its deletion"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        '{"spec":{"type":"ClusterIP","allocateLoadBalancerNodePorts":null,"externalTrafficPolicy":null}}',
+        '{"metadata":{"annotations":{"lb.kubesphere.io/v1alpha1":"someone-else"}}}',
+    ],
+    ids=["type", "opt-in"],
+)
+def test_leaving_withdraws_and_clears_and_frees(change):
+    apply(service("web"))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    kubectl("patch", "service", "web", "--type=merge", "-p", change)
+    until("the withdrawal", lambda: gone_from_fib(eip))
+    until("an empty status", lambda: addresses("web") == ())
+    apply(service("heir", loadBalancerIP=eip))
+    assert wait_addresses("heir") == (eip,)
+
+
+def test_deletion_withdraws():
+    apply(service("web"))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    kubectl("delete", "service", "web")
+    until("the withdrawal", lambda: gone_from_fib(eip))
+
+
+def test_local_follows_readiness_and_none_ready_withdraws(lab):
+    apply(service("web", externalTrafficPolicy="Local"), service("cluster", "web"))
+    (local,), (everywhere,) = wait_addresses("web"), wait_addresses("cluster")
+    wait_fib(local, list(NODES))
+    lab.set_ready("web-node1", False)
+    wait_fib(local, ["node2", "node3"])
+    wait_fib(everywhere, list(NODES))
+    lab.set_ready("web-node2", False)
+    lab.set_ready("web-node3", False)
+    wait_fib(local, [])
+    wait_fib(everywhere, [])
+    for node in NODES:
+        lab.set_ready(f"web-{node}", True)
+    wait_fib(local, list(NODES))
+    wait_fib(everywhere, list(NODES))
+
+
+def test_local_keeps_the_clients_address():
+    apply(service("web", externalTrafficPolicy="Local"))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    source = cluster.client_source("router1")[0]
+    said = lambda: cluster.inside("client", "curl", "-s", "-m", "2", "--interface", source, f"http://{eip}/")  # noqa: E731
+    until("a page that names the client", lambda: source in said())
+
+
+@pytest.mark.parametrize(
+    ("mark", "unmark"),
+    [
+        (("label", "node", "node2", "node.kubernetes.io/exclude-from-external-load-balancers="),
+         ("label", "node", "node2", "node.kubernetes.io/exclude-from-external-load-balancers-")),
+        (("annotate", "node", "node2", "porter-ha.io/drain="), ("annotate", "node", "node2", "porter-ha.io/drain-")),
+    ],
+    ids=["excluded", "drained"],
+)  # fmt: skip
+def test_a_node_that_may_not_be_a_next_hop(mark, unmark):
+    apply(service("web"))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    kubectl(*mark)
+    wait_fib(eip, ["node1", "node3"])
+    kubectl(*unmark)
+    wait_fib(eip, list(NODES))
+
+
+def test_cordoning_changes_nothing():
+    apply(service("web"))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    kubectl("cordon", "node2")
+    apply(service("marker", "web"))
+    wait_fib(wait_addresses("marker")[0], list(NODES))
+    wait_fib(eip, list(NODES), 1)
+    kubectl("uncordon", "node2")
+
+
+def test_pool_usage_is_shown():
+    apply(service("web"))
+    (eip,) = wait_addresses("web")
+
+    def shown():
+        return json.loads(kubectl("get", "eip", "pool-v4", "-o", "json"))["status"].get("used", {}).get(eip)
+
+    assert until("usage in the Eip's status", shown) == "default/web"
