@@ -22,7 +22,7 @@ check: .venv/ready ## lint, types, import contracts, unit and property tests (un
 	$(PY) -m pytest -q -n 2 tests/unit tests/property tests/contract tests/tidy
 
 test: check lab-parts ## everything, on real parts
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q tests --ignore=tests/unit --ignore=tests/property --ignore=tests/contract --ignore=tests/tidy
 
 demo: lab-parts ## the product at work on a real API server, real routers and real traffic
 	$(PY) -m tests.lab demo

@@ -63,6 +63,10 @@ class Raws(Frame, frozen=True):
     items: list[Raw]
 
 
+class Filled(Frame, frozen=True):
+    """Everything that exists has been sent. Before this a claim could lack its EndpointSlices, and must not be made."""
+
+
 class Sync(Frame, frozen=True):
     """Answer with Synced once everything before this is digested and its claims are sent."""
 
@@ -152,7 +156,7 @@ class Heartbeat(Frame, frozen=True):
     counters: dict[str, float]
 
 
-FromManager = Hello | Term | Renew | Raws | Sync | Do | SetPeers | Door | Routes
+FromManager = Hello | Term | Renew | Raws | Filled | Sync | Do | SetPeers | Door | Routes
 FromWorker = Claims | Synced | Undone | Sessions | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()

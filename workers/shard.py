@@ -20,7 +20,21 @@ from porter_ha.model.effects import Assign, Explain, Relinquish, ServiceEffect
 from porter_ha.model.objects import EndpointSlice, Service
 from porter_ha.model.reasons import Reason
 from porter_ha.obs.log import log
-from porter_ha.protocol import Channel, Claims, Do, FromManager, Hello, Raw, Raws, Renew, Sync, Synced, Term, Undone
+from porter_ha.protocol import (
+    Channel,
+    Claims,
+    Do,
+    Filled,
+    FromManager,
+    Hello,
+    Raw,
+    Raws,
+    Renew,
+    Sync,
+    Synced,
+    Term,
+    Undone,
+)
 from workers.runtime import Counters, Handler, run
 
 WRITE_TIMEOUT_S = 5.0
@@ -37,11 +51,15 @@ class Shard:
         self._busy: set[str] = set()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._filled = False
 
     async def handle(self, frame: FromManager) -> None:
         if isinstance(frame, Raws):
             for item in frame.items:
                 self._digest(item)
+            self._tell_claims()
+        elif isinstance(frame, Filled):
+            self._filled = True
             self._tell_claims()
         elif isinstance(frame, Sync):
             self._tell_claims()
@@ -69,6 +87,8 @@ class Shard:
             log("cannot read object", kind=item.kind, service=item.service_key, name=item.name, error=str(error))
 
     def _tell_claims(self) -> None:
+        if not self._filled:
+            return
         changed, gone = self._state.drain()
         if changed or gone:
             self._channel.send(Claims(changed, gone))

@@ -6,6 +6,7 @@ the last one wins. New paths are announced before old ones are withdrawn.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 from porter_ha.bgp import packer
 from porter_ha.core.session import Negotiated
@@ -14,6 +15,9 @@ from porter_ha.model.net import family_of
 from porter_ha.model.plan import Path, PathSet, PeerSettings
 
 BATCH = 2000  # EIPs per turn of the loop: keeps a full table from delaying keepalives and other sessions
+# EIPs whose paths travel together. A router that installs path by path (BIRD) has, while a new term's better MED
+# arrives, a moment with some of an EIP's next hops only; it must be short, so an EIP's paths are sent side by side.
+TOGETHER = 400
 
 
 class GroupRib:
@@ -76,22 +80,27 @@ class SessionRib:
 
     def take(self) -> bytes:
         """The next batch of UPDATEs; empty when there is nothing left to say."""
-        withdrawn: dict[int, list[bytes]] = {}
-        announced: dict[tuple[int, int, str], list[bytes]] = {}
-        for _ in range(min(BATCH, len(self._pending))):
-            address = next(iter(self._pending))
-            del self._pending[address]
-            self._difference(address, announced, withdrawn)
-        size = self._negotiated.message_size
         out: list[bytes] = []
-        for (family, med, next_hop), routes in announced.items():
-            out += packer.announcements(self._attributes_of(med), next_hop, family, routes, size)
-        for family, routes in withdrawn.items():
-            out += packer.withdrawals(family, routes, size)
+        batch = list(islice(self._pending, BATCH))
+        for start in range(0, len(batch), TOGETHER):
+            out += self._updates(batch[start : start + TOGETHER])
+        for address in batch:
+            del self._pending[address]
         if self._end_due and not self._pending:
             self._end_due = False
             out += [packer.end_of_rib(family) for family in self._negotiated.families]
         return b"".join(out)
+
+    def _updates(self, addresses: list[str]) -> Iterator[bytes]:
+        withdrawn: dict[int, list[bytes]] = {}
+        announced: dict[tuple[int, int, str], list[bytes]] = {}
+        for address in addresses:
+            self._difference(address, announced, withdrawn)
+        size = self._negotiated.message_size
+        for (family, med, next_hop), routes in announced.items():
+            yield from packer.announcements(self._attributes_of(med), next_hop, family, routes, size)
+        for family, routes in withdrawn.items():
+            yield from packer.withdrawals(family, routes, size)
 
     def _difference(
         self, address: str, announced: dict[tuple[int, int, str], list[bytes]], withdrawn: dict[int, list[bytes]]

@@ -31,6 +31,7 @@ from porter_ha.protocol import (
     Claims,
     Do,
     Door,
+    Filled,
     FromWorker,
     Hello,
     Raw,
@@ -77,7 +78,7 @@ class Replica:
         self._takeover: asyncio.Task[None] | None = None
         self._dialling = False
         self._told_term = Term(0, 0.0)
-        self._feeding = False
+        self._feeding = self._filled = False
         self._refills: set[asyncio.Task[None]] = set()
         self._linger: asyncio.TimerHandle | None = None
 
@@ -117,6 +118,9 @@ class Replica:
     async def _warm_up(self) -> None:
         """Warm: every kind listed, every shard's claims in. Only now is the Adj-RIB-Out complete."""
         await self.inputs.synced()
+        for shard in self.shards:
+            shard.send(Filled())
+        self._filled = True
         await self._settle_shards()
         self._recompute()
         self.warm = True
@@ -150,6 +154,8 @@ class Replica:
         generation = worker.restarts
         self.inputs.relist()
         await self.inputs.relisted()
+        if self._filled:
+            worker.send(Filled())
         await self._sync_shards()
         if worker.restarts != generation:
             return  # it died again; its successor does this anew

@@ -2,8 +2,8 @@
 
 It sits right after kube-proxy's DNAT (prerouting, priority -90; in the input hook IPv4 UDP hangs). What was
 translated passes, for it no longer carries the EIP. Of what still does: a served port is dropped (kube-proxy is about
-to serve it, the client retries); any other port is refused at once; ICMP errors pass, and so does echo: an EIP that
-answers ping shows that a next hop with a living agent was reached.
+to serve it, the client retries); ICMP errors pass; anything else is refused at once, echo requests too: Linux sends
+an IPv4 echo reply only from addresses in its table `local`, which is not ours to write (docs/adr/0002).
 
 `nft` is the interface that nftables promises to keep. Each call is one transaction: all or nothing.
 """
@@ -23,8 +23,8 @@ _CHAINS = f"""
     ip6 daddr @eip6 jump guard
   }}
   chain guard {{
-    icmp type {{ echo-request, destination-unreachable, time-exceeded, parameter-problem }} accept
-    icmpv6 type {{ echo-request, destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept
+    icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
+    icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept
     ip daddr . meta l4proto . th dport @served4 drop
     ip6 daddr . meta l4proto . th dport @served6 drop
     meta l4proto tcp reject with tcp reset

@@ -54,8 +54,12 @@ def via(node: str, eip: str) -> bool:
 class TestFromOutside:
     def test_served(self, eips, node, policy, family):
         via(node, eips[policy][family])
-        for kind in ("tcp", "udp", "ping"):
+        for kind in ("tcp", "udp"):
             assert probe("controlplane", kind, eips[policy][family]) == "served", kind
+
+    def test_ping_is_refused_at_once(self, eips, node, policy, family):
+        via(node, eips[policy][family])
+        assert probe("controlplane", "ping", eips[policy][family]) == "refused"
 
     @pytest.mark.parametrize("port", [UNSERVED, KUBELET], ids=["nobodys port", "a port of the node"])
     def test_refused_at_once(self, eips, node, policy, family, port):

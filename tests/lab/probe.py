@@ -28,7 +28,9 @@ def udp(address: str, port: int) -> str:
 
 def ping(address: str, _: int) -> str:
     done = subprocess.run(["ping", "-c", "1", "-W", "2", address], capture_output=True, check=False)
-    return "served" if done.returncode == 0 else "silent"
+    if done.returncode == 0:
+        return "served"
+    return "refused" if b"nreachable" in done.stdout else "silent"
 
 
 def probe(kind: str, address: str, port: int = 0) -> str:

@@ -113,6 +113,8 @@ def create() -> None:
 def _prepare_node(node: str) -> None:
     number = node[-1]
     sysctl(node, ipv4__ip_forward=1, ipv6__conf__all__forwarding=1, ipv4__conf__all__rp_filter=0)
+    # Tests provoke refusals faster than the one a second per host that the kernel sends by default.
+    sysctl(node, ipv4__icmp_ratelimit=0, ipv6__icmp__ratelimit=0)
     lines = [
         "link add cni0 type bridge",
         f"addr add 10.244.{number}.1/24 dev cni0",
@@ -135,7 +137,7 @@ def add_pod(name: str, node: str, number: int) -> tuple[str, str]:
     batch([f"netns add {PREFIX}{name}"])
     port = f"v{name}"[:15]
     batch([f"link add eth0 netns {PREFIX}{name} type veth peer name {port} netns {PREFIX}{node}"])
-    batch([f"link set {port} master cni0 up"], node)
+    batch([f"link set {port} master cni0 up", f"link set {port} type bridge_slave hairpin on"], node)  # as CNIs do
     batch(
         [
             "link set lo up",

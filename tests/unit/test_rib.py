@@ -1,6 +1,6 @@
 """What one router is told: the difference to what it heard, the last change winning, new paths before old ones go."""
 
-from porter_ha.bgp.rib import GroupRib, SessionRib
+from porter_ha.bgp.rib import TOGETHER, GroupRib, SessionRib
 from porter_ha.core.session import Negotiated
 from porter_ha.model.effects import Announce
 from porter_ha.model.plan import Path, PathSet
@@ -51,7 +51,7 @@ def test_eips_that_share_next_hops_travel_together():
     session, router = SessionRib(rib, peer(), AGREED, announce=True), Router(AGREED)
     router.hear(session.take())
     assert len(router.table) == 1000
-    assert router.messages <= 2 * (1000 * 9 // 4000 + 1)
+    assert router.messages <= 2 * (1000 // TOGETHER + 1)
 
 
 def test_end_of_rib_comes_after_the_last_route_and_only_when_due():
