@@ -36,7 +36,10 @@ lab-down: .venv/ready ## remove the lab
 crds: .venv/ready ## write helm/porter-ha/crds from porter_ha/model/crds.py
 	.venv/bin/porter-ha crds --output helm/porter-ha/crds
 
+reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
+	.venv/bin/porter-ha reasons > docs/reasons.md
+
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check test demo lab lab-down crds lock
+.PHONY: help venv lab-parts check test demo lab lab-down crds reasons lock

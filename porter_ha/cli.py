@@ -111,6 +111,17 @@ def crds(output: Path | None) -> None:
             )
 
 
+@main.command()
+def reasons() -> None:
+    """Print docs/reasons.md: every reason that a condition or an event can give."""
+    from porter_ha.model.reasons import Reason
+
+    click.echo("# Reasons\n\nWhat conditions, events and metrics can give as a reason. Written by `make reasons`.\n")
+    click.echo("| reason | meaning |\n|---|---|")
+    for reason in Reason:
+        click.echo(f"| `{reason}` | {reason.doc} |")
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from porter_ha.model import names
 from porter_ha.model.net import V4, V6, family_of, parse_address, to_text
 from porter_ha.model.objects import EndpointSlice, Node, Service
-from porter_ha.model.plan import Claim, NodeView, Refusal
+from porter_ha.model.plan import Claim, NodeView, Refusal, Serving
 from porter_ha.model.reasons import Reason
 
 _FAMILY_NUMBERS = {"IPv4": V4, "IPv6": V6}
@@ -40,7 +40,6 @@ def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool)
             return None
         return Claim(meta.key, meta.uid, meta.creation_timestamp, False, held=held, recorded=recorded, refusal=refusal)
     wanted, refusal = _wanted_addresses(service)
-    ready, nodes = serving_nodes(slices)
     return Claim(
         key=meta.key,
         uid=meta.uid,
@@ -53,8 +52,7 @@ def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool)
         held=held,
         recorded=recorded,
         local=service.spec.external_traffic_policy == "Local",
-        ready=ready,
-        endpoint_nodes=nodes,
+        serving=serving(slices),
         refusal=refusal,
     )
 
@@ -88,26 +86,26 @@ def _wanted_addresses(service: Service) -> tuple[tuple[str, ...], Refusal | None
     return tuple(wanted), None
 
 
-def serving_nodes(slices: Iterable[EndpointSlice]) -> tuple[bool, tuple[str, ...]]:
-    """(whether anything serves, the nodes that do), as kube-proxy sees it.
+def serving(slices: Iterable[EndpointSlice]) -> tuple[Serving, ...]:
+    """The families in which anything serves, and the nodes that do, as kube-proxy sees it.
 
-    Ready endpoints count; only when there is none at all, those that still serve while terminating do (KEP-1669).
+    Ready endpoints count; only when a family has none at all, those that still serve while terminating do (KEP-1669).
     A missing `ready` means ready, as the API says.
     """
-    ready: set[str] = set()
-    draining: set[str] = set()
-    any_ready = any_draining = False
+    ready: dict[int, set[str]] = {}
+    draining: dict[int, set[str]] = {}
     for part in slices:
+        family = _FAMILY_NUMBERS.get(part.address_type)
+        if family is None:
+            continue  # FQDN: kube-proxy does not serve it either
         for endpoint in part.endpoints or ():
             conditions = endpoint.conditions
             if conditions.ready is not False and not conditions.terminating:
-                any_ready = True
-                ready.add(endpoint.node_name or "")
+                ready.setdefault(family, set()).add(endpoint.node_name or "")
             elif conditions.terminating and conditions.serving is not False:
-                any_draining = True
-                draining.add(endpoint.node_name or "")
-    nodes = ready if any_ready else draining
-    return any_ready or any_draining, tuple(sorted(nodes - {""}))
+                draining.setdefault(family, set()).add(endpoint.node_name or "")
+    found = {**draining, **ready}
+    return tuple(Serving(family, tuple(sorted(found[family] - {""}))) for family in sorted(found))
 
 
 def node_view(node: Node) -> NodeView:

@@ -29,11 +29,13 @@ class Spread(Value, frozen=True):
 
 def spread_of(address: str, claim: Claim) -> Spread | Refusal:
     """How the EIP is spread over nodes, or why it is not announced at all."""
-    if not claim.ready:
-        return Refusal(Reason.NO_ENDPOINTS, "no endpoint of the Service is ready; the EIP is not announced")
+    family = family_of(address)
+    serving = next((s for s in claim.serving if s.family == family), None)
+    if serving is None:
+        return Refusal(Reason.NO_ENDPOINTS, f"no IPv{family} endpoint of the Service is ready; {address} is withdrawn")
     if claim.local:
-        return Spread(family_of(address), LOCAL, claim.endpoint_nodes)
-    return Spread(family_of(address), crc32(address.encode()) % NEXT_HOP_BUCKETS)
+        return Spread(family, LOCAL, serving.nodes)
+    return Spread(family, crc32(address.encode()) % NEXT_HOP_BUCKETS)
 
 
 def path_ids(nodes: Iterable[str]) -> dict[str, int]:

@@ -24,7 +24,7 @@ CONDITION_ASSIGNED = "porter-ha.io/Assigned"
 SLICE_SERVICE_LABEL = "kubernetes.io/service-name"
 EXCLUDE_NODE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
 DRAIN_NODE_ANNOTATION = "porter-ha.io/drain"
-DRAIN_TAINTS = ("ToBeDeletedByClusterAutoscaler", "ToBeDeletedTaint")
+DRAIN_TAINTS = ("ToBeDeletedByClusterAutoscaler",)
 
 COMPONENT = "porter-ha"
 LEASE_NAME = "porter-ha-leader"

@@ -18,7 +18,6 @@ class ObjectMeta(Wire, frozen=True):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
-    generation: int = 0
     creation_timestamp: str = ""
     deletion_timestamp: str | None = None
     labels: dict[str, str] | None = None
@@ -40,7 +39,6 @@ class Condition(Wire, frozen=True):
     status: str = ""
     reason: str = ""
     message: str = ""
-    last_transition_time: str = ""
 
 
 # --- Service -------------------------------------------------------------------------------------------------
@@ -252,7 +250,6 @@ class AfiSafiConfig(Wire, frozen=True):
 
 class AddPathsConfig(Wire, frozen=True):
     receive: bool = False
-    send_max: int = 10
 
 
 class AddPaths(Wire, frozen=True):
@@ -297,8 +294,6 @@ class LeaseSpec(Wire, frozen=True):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
     lease_transitions: int | None = None
-    acquire_time: str | None = None
-    renew_time: str | None = None
 
 
 class Lease(Wire, frozen=True):

@@ -15,6 +15,13 @@ class Refusal(Value, frozen=True):
     message: str
 
 
+class Serving(Value, frozen=True):
+    """Something serves the Service in this family, on these nodes (none is known of endpoints outside the cluster)."""
+
+    family: int
+    nodes: tuple[str, ...] = ()
+
+
 class Claim(Value, frozen=True):
     """What one Service asks of the pools and of BGP; made by a shard from the Service and its EndpointSlices.
 
@@ -33,8 +40,7 @@ class Claim(Value, frozen=True):
     held: tuple[str, ...] = ()
     recorded: bool = False
     local: bool = False
-    ready: bool = False
-    endpoint_nodes: tuple[str, ...] = ()
+    serving: tuple[Serving, ...] = ()
     refusal: Refusal | None = None
 
     @property

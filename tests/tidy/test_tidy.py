@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from porter_ha.model.reasons import Reason
@@ -65,3 +66,33 @@ def test_no_registry_is_named():
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     hosts = re.compile("py" + r"pi\.org|pythonhosted\.org|proxy\.go" + r"lang\.org|deb\.deb" + r"ian\.org")
     assert [p for p in tracked if (ROOT / p).is_file() and hosts.search((ROOT / p).read_text(errors="ignore"))] == []
+
+
+def test_every_declared_field_of_an_object_is_read():
+    """A field that is decoded and then ignored is a promise that nobody keeps."""
+    from porter_ha.model import objects
+
+    text = "\n".join(p.read_text() for p in OURS if p.name != "objects.py")
+    declared = {
+        field
+        for struct in vars(objects).values()
+        if isinstance(struct, type) and issubclass(struct, msgspec.Struct)
+        for field in struct.__struct_fields__
+    }
+    inside = (ROOT / "porter_ha/model/objects.py").read_text()
+    unread = [f for f in declared if not re.search(rf"\.{f}\b|\"{f}\"", text) and f".{f}" not in inside]
+    assert unread == []
+
+
+def test_docs_follow_the_code():
+    written = (ROOT / "docs/reasons.md").read_text()
+    assert [r for r in Reason if f"| `{r}` | {r.doc} |" not in written] == [], "run `make reasons`"
+
+
+def test_every_yes_in_the_features_names_a_test_that_exists():
+    lines = (ROOT / "docs/features.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.split("|")][1:4] for line in lines if line.startswith("|")]
+    for feature, ours, shown in rows[2:]:
+        assert ours.startswith(("yes", "no")), feature
+        path = shown.replace("T/", "tests/integration/")
+        assert (ROOT / path).is_file() if path else ours.startswith("no"), feature

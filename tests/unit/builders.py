@@ -3,7 +3,7 @@
 from porter_ha.core.allocate import PoolSettings
 from porter_ha.model.net import parse_range
 from porter_ha.model.objects import Condition, Node, NodeAddress, NodeStatus, ObjectMeta
-from porter_ha.model.plan import Claim, NodeView, PeerSettings
+from porter_ha.model.plan import Claim, NodeView, PeerSettings, Serving
 
 
 def claim(key: str = "default/web", **more: object) -> Claim:
@@ -12,7 +12,7 @@ def claim(key: str = "default/web", **more: object) -> Claim:
         "created": "2026-01-01T00:00:00Z",
         "wants": True,
         "families": (4,),
-        "ready": True,
+        "serving": (Serving(4), Serving(6)),
     }
     return Claim(key=key, **{**base, **more})  # type: ignore[arg-type]
 

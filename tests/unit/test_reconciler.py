@@ -4,7 +4,7 @@ from porter_ha.core.admit import Pools
 from porter_ha.core.planner import med_of
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.model.effects import Assign, Explain, Relinquish
-from porter_ha.model.plan import Refusal
+from porter_ha.model.plan import Refusal, Serving
 from porter_ha.model.reasons import Reason
 from tests.unit.builders import claim, pool, view
 
@@ -50,7 +50,7 @@ def test_the_same_wish_is_told_once_and_again_when_asked():
     made = reconciler()
     made.set_claim(claim(), 0.0)
     made.drain_effects()
-    made.set_claim(claim(endpoint_nodes=("n1",)), 1.0)  # an EndpointSlice came before the status did
+    made.set_claim(claim(serving=(Serving(4, ("n1",)),)), 1.0)  # an EndpointSlice came before the status did
     assert made.drain_effects() == []
     made.repeat(["default/web"], 2.0)
     assert [type(e) for e in made.drain_effects()] == [Assign]
@@ -156,7 +156,7 @@ def test_no_ready_endpoint_withdraws_with_a_reason_and_keeps_the_address():
     up = claim(held=("10.0.0.0",), recorded=True)
     made.set_claim(up, 0.0)
     made.planner.drain()
-    made.set_claim(claim(held=("10.0.0.0",), recorded=True, ready=False), 1.0)
+    made.set_claim(claim(held=("10.0.0.0",), recorded=True, serving=(Serving(6),)), 1.0)
     assert announced(made) == {"10.0.0.0": None}
     assert made.why("default/web").reason is Reason.NO_ENDPOINTS
     assert made.allocator.holder("10.0.0.0") == "default/web"
@@ -167,11 +167,11 @@ def test_no_ready_endpoint_withdraws_with_a_reason_and_keeps_the_address():
 def test_local_follows_endpoints_and_nodes():
     made = reconciler()
     local = {"held": ("10.0.0.0",), "recorded": True, "local": True}
-    made.set_claim(claim(**local, endpoint_nodes=("n1", "n3")), 0.0)
+    made.set_claim(claim(**local, serving=(Serving(4, ("n1", "n3")),)), 0.0)
     assert [p.next_hop for p in made.planner.paths("all", "10.0.0.0")] == _hops("n1", "n3")
     made.set_nodes({**NODES, "n3": view("n3", 3, refusal=Reason.NODE_NOT_READY)})
     assert [p.next_hop for p in made.planner.paths("all", "10.0.0.0")] == _hops("n1")
-    made.set_claim(claim(**local, endpoint_nodes=("n3",)), 1.0)
+    made.set_claim(claim(**local, serving=(Serving(4, ("n3",)),)), 1.0)
     assert made.planner.paths("all", "10.0.0.0") == ()
     why = made.why("default/web")
     assert why.reason is Reason.NO_NODES
