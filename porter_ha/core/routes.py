@@ -7,9 +7,7 @@ the guard when removing: an EIP is never local without being guarded.
 
 from collections.abc import Iterable
 
-from porter_ha.core.eligibility import opted_in
-from porter_ha.model import names
-from porter_ha.model.net import parse_address, to_text
+from porter_ha.core.eligibility import opted_in, recorded_addresses
 from porter_ha.model.objects import Service
 from porter_ha.model.value import Value
 
@@ -42,14 +40,10 @@ class Steps(Value, frozen=True):
 
 def of_service(service: Service, classless: bool) -> KernelState:
     """What one Service needs on every node. Only addresses that Porter HA itself assigned count (I7)."""
-    if not opted_in(service, classless) or not service.metadata.annotation(names.EPOCH_ANNOTATION):
+    if not opted_in(service, classless):
         return EMPTY
-    eips = []
-    for address in service.addresses:
-        try:
-            eips.append(to_text(*parse_address(address)))
-        except ValueError:
-            continue  # the API server validates these; an odd one is nobody's route
+    ours = recorded_addresses(service)
+    eips = [address for address in service.addresses if address in ours]
     ports = [(p.protocol.lower(), p.port) for p in service.spec.ports or () if p.protocol.lower() in PROTOCOLS]
     return KernelState(frozenset(eips), frozenset((e, proto, port) for e in eips for proto, port in ports))
 

@@ -3,7 +3,7 @@
 Only our own fields are in them, so applying one never touches what another controller wrote (I7).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from porter_ha.kube import paths
@@ -29,10 +29,15 @@ def condition(kind: str, refusal: Refusal | None, good: str = Reason.ACCEPTED) -
     }
 
 
-def service_assigned(uid: str, epoch: int, addresses: Iterable[str]) -> dict[str, object]:
-    """Strategic merge patch for services/status: these addresses, in this term. The uid makes it this Service's."""
+def _meta(uid: str, epoch: int, **annotations: str | None) -> dict[str, object]:
+    """The uid makes it this very Service's; the epoch is what the admission policy compares (design 2.1)."""
+    return {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: str(epoch), **annotations}}
+
+
+def service_assigned(uid: str, epoch: int, addresses: Sequence[str]) -> dict[str, object]:
+    """Strategic merge patch for services/status: these addresses, in this term."""
     return {
-        "metadata": {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: str(epoch)}},
+        "metadata": _meta(uid, epoch, **{names.EIPS_ANNOTATION: ",".join(addresses)}),
         "status": {
             "loadBalancer": {"ingress": [{"ip": a, "ipMode": "VIP"} for a in addresses]},
             "conditions": [condition(names.CONDITION_ASSIGNED, None, Reason.ASSIGNED)],
@@ -40,10 +45,10 @@ def service_assigned(uid: str, epoch: int, addresses: Iterable[str]) -> dict[str
     }
 
 
-def service_relinquished(uid: str) -> dict[str, object]:
-    """Strategic merge patch that takes everything of ours out of a Service."""
+def service_relinquished(uid: str, epoch: int) -> dict[str, object]:
+    """Strategic merge patch that takes our addresses out of a Service. The epoch stays: the policy must see it."""
     return {
-        "metadata": {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: None}},
+        "metadata": _meta(uid, epoch, **{names.EIPS_ANNOTATION: None}),
         "status": {
             "loadBalancer": {"ingress": None},
             "conditions": [{"$patch": "delete", "type": names.CONDITION_ASSIGNED}],
@@ -51,9 +56,12 @@ def service_relinquished(uid: str) -> dict[str, object]:
     }
 
 
-def service_refused(uid: str, refusal: Refusal) -> dict[str, object]:
+def service_refused(uid: str, epoch: int, refusal: Refusal) -> dict[str, object]:
     """Strategic merge patch that says why the Service waits."""
-    return {"metadata": {"uid": uid}, "status": {"conditions": [condition(names.CONDITION_ASSIGNED, refusal)]}}
+    return {
+        "metadata": _meta(uid, epoch),
+        "status": {"conditions": [condition(names.CONDITION_ASSIGNED, refusal)]},
+    }
 
 
 async def post_event(

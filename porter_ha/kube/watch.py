@@ -128,6 +128,10 @@ class Watch:
             except (ApiError, Unreachable):
                 self.failures += 1
                 await asyncio.sleep(backoff.next())
+            except msgspec.DecodeError:  # a torn line, or not an API server: what was in that batch is not known
+                self.failures += 1
+                self._version = ""
+                await asyncio.sleep(backoff.next())
 
     def _stream(self, version: str, **extra: str) -> AsyncIterator[list[bytes]]:
         params = {

@@ -16,7 +16,8 @@ WANTED_POOL_ANNOTATION = "eip.openelb.kubesphere.io/v1alpha2"
 DEFAULT_EIP_ANNOTATION = "eip.openelb.kubesphere.io/is-default-eip"
 
 # Written by us, together with the status change that it explains.
-EPOCH_ANNOTATION = "porter-ha.io/epoch"
+EPOCH_ANNOTATION = "porter-ha.io/epoch"  # the fencing token: which term wrote this
+EIPS_ANNOTATION = "porter-ha.io/eips"  # the addresses in status that are ours, separated by commas
 BARRIER_ANNOTATION = "porter-ha.io/barrier"
 ANNOUNCED_ANNOTATION = "porter-ha.io/announced-epoch"
 CONDITION_ASSIGNED = "porter-ha.io/Assigned"
