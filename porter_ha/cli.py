@@ -112,6 +112,19 @@ def crds(output: Path | None) -> None:
 
 
 @main.command()
+@click.option(
+    "--service-account", default="porter-ha-system:porter-ha-manager", help="NAMESPACE:NAME", show_default=True
+)
+def fence(service_account: str) -> None:
+    """Print the admission policy that refuses writes of a leader whose term is over."""
+    import yaml
+
+    from porter_ha.model.fence import policy
+
+    click.echo(yaml.safe_dump_all(policy(service_account), sort_keys=False, width=120), nl=False)
+
+
+@main.command()
 def reasons() -> None:
     """Print docs/reasons.md: every reason that a condition or an event can give."""
     from porter_ha.model.reasons import Reason

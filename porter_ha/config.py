@@ -21,6 +21,7 @@ class ManagerSettings(Value, frozen=True):
     lease_renew_s: float = 0.5
     lease_timeout_s: float = 1.0
     linger_s: float = 5.0
+    link_port: int = 7474
 
     @property
     def shard_count(self) -> int:

@@ -109,10 +109,10 @@ class SetPeers(Frame, frozen=True):
 
 
 class Door(Frame, frozen=True):
-    """Whether routers may hear our paths, and in which term (the BGP door)."""
+    """Whether routers may hear our paths, and with which MED (the BGP door)."""
 
     announce: bool
-    epoch: int
+    med: int
 
 
 class Routes(Frame, frozen=True):

@@ -18,7 +18,7 @@ async def start(channel: Channel, hello: Hello, counters: Counters) -> Handler:
             speaker.set_peers(frame.peers)
             speaker.set_dial(frame.dial)
         elif isinstance(frame, Door):
-            speaker.set_announce(frame.announce, frame.epoch)
+            speaker.set_announce(frame.announce, frame.med)
         elif isinstance(frame, Routes):
             counters["route_changes"] = counters.get("route_changes", 0) + sum(len(a.changes) for a in frame.announces)
             speaker.apply(frame.announces, frame.complete)

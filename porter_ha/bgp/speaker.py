@@ -20,7 +20,6 @@ from porter_ha.bgp.codec import ExaWire
 from porter_ha.bgp.rib import GroupRib, SessionRib
 from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, prepare
 from porter_ha.core.backoff import Backoff
-from porter_ha.core.planner import med_of
 from porter_ha.core.session import Close, Output, Refresh, Send, Session, Up
 from porter_ha.model.effects import Announce
 from porter_ha.model.plan import PeerSettings
@@ -233,7 +232,7 @@ class Speaker:
         self.may_dial = asyncio.Event()
         self.announcing = False
         self.complete = False
-        self.med = med_of(0)
+        self.med = 0
         self._on_change = on_change
         self._change_pending = False
         self._groups: dict[str, GroupRib] = {}
@@ -264,8 +263,8 @@ class Speaker:
         else:
             self.may_dial.clear()
 
-    def set_announce(self, announce: bool, epoch: int) -> None:
-        self.announcing, self.med = announce, med_of(epoch)
+    def set_announce(self, announce: bool, med: int) -> None:
+        self.announcing, self.med = announce, med
         for peer in self._peers.values():
             if peer.rib is not None:
                 peer.rib.set_announce(announce)

@@ -13,7 +13,6 @@ from enum import Enum
 
 from porter_ha.model.value import Value
 
-
 MAX_DURATION_S = 60.0
 
 
@@ -87,6 +86,9 @@ class Election:
         self._seen_at = 0.0
         self._renewed_at = float("-inf")
         self._sent_at = 0.0
+        self._presumed_dead = ""
+        self._yield_until = float("-inf")
+        self.free_from = float("-inf")
 
     # -- what the caller learns
 
@@ -106,15 +108,34 @@ class Election:
         """The highest epoch that the Lease has shown."""
         return self._record.epoch if self._record else 0
 
+    @property
+    def renewed_at(self) -> float:
+        """When the Lease was last seen to change."""
+        return self._seen_at
+
     # -- what the caller tells
 
-    def observed(self, record: Record | None, now: float) -> None:
-        """The Lease as read or watched; None when it does not exist."""
+    def presume_dead(self, identity: str) -> bool:
+        """The holder is thought to be dead: the Lease may be taken before it expires. Whether that is news."""
+        news = self._presumed_dead != identity
+        self._presumed_dead = identity
+        return news
+
+    def abandon(self, floor: int) -> None:
+        """Our term's number was used before: give it up, and begin one above `floor`."""
+        if self.state is State.LEADER:
+            self._move(State.FOLLOWER)
+        self._record = Record("", max(floor, self.seen_epoch), self._record.version if self._record else 0)
+
+    def yield_until(self, moment: float) -> None:
+        """Do not try to lead before this moment: somebody else should."""
+        self._yield_until = moment
+
+    def observed(self, record: Record | None, now: float, floor: int = 0) -> None:
+        """The Lease as read or watched; None when it does not exist, and then no epoch up to `floor` is used again."""
         if record is None:
-            if self._record is not None or not self._absent:
-                self._seen_at = now
             self._absent = True
-            self._record = None if self._record is None else Record("", self._record.epoch, 0)
+            self._record = Record("", max(floor, self.seen_epoch), 0)
         elif self._record is not None and not self._absent and record.version <= self._record.version:
             return
         else:
@@ -135,6 +156,7 @@ class Election:
         """Our Write was accepted."""
         self._record, self._absent, self._seen_at = record, False, now
         self._renewed_at = self._sent_at
+        self._presumed_dead = ""
         if self.state is State.CANDIDATE:
             self.epoch = record.epoch
             self._move(State.LEADER)
@@ -151,14 +173,20 @@ class Election:
             return True
         return False
 
+    def release(self) -> Write | None:
+        """Give the Lease up. Returns the write that frees it, when we hold it."""
+        record = self._record
+        if self.state is not State.LEADER or record is None:
+            return None
+        self._move(State.FOLLOWER)
+        return Write(self.epoch, record.version, acquire=False)
+
     def resign(self) -> Write | None:
-        """Give the Lease up for good. Returns the write that frees it, when we hold it."""
-        was, record = self.state, self._record
-        if was is not State.RESIGNED:
+        """As `release`, and never lead again."""
+        step = self.release()
+        if self.state is not State.RESIGNED:
             self._move(State.RESIGNED)
-        if was is State.LEADER and record is not None and record.version:
-            return Write(self.epoch, record.version, acquire=False)
-        return None
+        return step
 
     def step(self, now: float) -> Step:
         """What to do now."""
@@ -176,11 +204,14 @@ class Election:
         if self._record is None and not self._absent:
             return Read()
         known = self._record
+        if now < self._yield_until:
+            return Wait(self._yield_until)
+        self.free_from = now
         if known is not None and known.holder and not self._absent:
             # Another's setting is respected, but not a number that would keep everybody out for ever.
-            free_at = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
-            if now < free_at:
-                return Wait(free_at)
+            self.free_from = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
+            if now < self.free_from and known.holder != self._presumed_dead:
+                return Wait(self.free_from)
         version = known.version if known is not None and not self._absent else 0
         return Write((known.epoch if known else 0) + 1, version, acquire=True)
 

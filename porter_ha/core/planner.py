@@ -18,9 +18,13 @@ from porter_ha.model.plan import NodeView, Path, PathSet
 MED_BASE = 1_000_000_000
 
 
-def med_of(epoch: int) -> int:
-    """The MED of a term. Each term's is lower than the one before, so routers prefer the newest leader (fence 2)."""
-    return max(0, MED_BASE - epoch)
+def med_of(epoch: int, hot: bool = False) -> int:
+    """The MED of a term. Each term's is lower than the one before, so routers prefer the newest leader (fence 2).
+
+    `hot` is for a standby that stands in for a dead leader while the API server cannot be reached: better than that
+    leader's, worse than any later term's.
+    """
+    return max(0, MED_BASE - 2 * epoch - hot)
 
 
 def eligible_nodes(nodes: Mapping[str, NodeView], scope: LabelSelector | None) -> dict[str, NodeView]:
@@ -74,10 +78,10 @@ class Planner:
                 self.resend(group)
         self._resolve_all()
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_med(self, med: int) -> None:
         """A new term: every path is announced again with its MED."""
-        if med_of(epoch) != self._med:
-            self._med = med_of(epoch)
+        if med != self._med:
+            self._med = med
             self._resolve_all()
 
     def spread(self, address: str, spread: Spread | None) -> None:

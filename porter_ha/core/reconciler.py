@@ -39,10 +39,9 @@ class Reconciler:
 
     # -- leadership
 
-    def begin_term(self, epoch: int, now: float) -> None:
+    def begin_term(self, now: float) -> None:
         """Start assigning: rebuild the allocator from what Service status records, older Services first."""
         self.leading = True
-        self.planner.set_epoch(epoch)
         self._rebuild()
         for key in sorted(self.claims, key=self._seniority):
             self._decide(self.claims[key], now)

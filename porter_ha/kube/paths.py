@@ -1,6 +1,6 @@
 """Where each kind lives in the API."""
 
-from porter_ha.model.names import GROUP, VERSION
+from porter_ha.model.names import GROUP, OWN_GROUP, OWN_VERSION, VERSION
 
 SERVICES = "/api/v1/services"
 NODES = "/api/v1/nodes"
@@ -9,6 +9,7 @@ ENDPOINT_SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 EIPS = f"/apis/{GROUP}/{VERSION}/eips"
 BGP_CONFS = f"/apis/{GROUP}/{VERSION}/bgpconfs"
 BGP_PEERS = f"/apis/{GROUP}/{VERSION}/bgppeers"
+TERMS = f"/apis/{OWN_GROUP}/{OWN_VERSION}/terms"
 
 
 def services(namespace: str) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from porter_ha.core.lease import Election, LeaseSettings, Read, State, Wait, Write
 from porter_ha.kube import paths
@@ -13,25 +13,35 @@ from porter_ha.model import names
 from porter_ha.obs.log import log
 
 RETRY_S = 0.25
+YIELD_S = 10.0
 
 
 class Elector:
-    """`on_change` is called after every step that may have changed who acts, until when, or what is announced.
+    """`floor` gives the epoch that a new Lease must exceed when the old one is lost. `on_change` is called after every
+    step that may have changed who acts, until when, or what is announced.
 
     Takes part only once `may_run` is set: a replica that is not warm could only hold everybody up.
     """
 
-    def __init__(self, client: Client, namespace: str, settings: LeaseSettings, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        settings: LeaseSettings,
+        floor: Callable[[], Awaitable[int]],
+        on_change: Callable[[], None],
+    ) -> None:
         self.election = Election(settings)
         self.announced_epoch = 0
         self.announced_at = 0.0
         self.to_announce = 0
         self.may_run = asyncio.Event()
+        self.unreachable = False
         self._store = LeaseStore(client, namespace, settings)
         self._watch = Watch(
             client, paths.leases(namespace), self._watched, {"fieldSelector": f"metadata.name={names.LEASE_NAME}"}
         )
-        self._on_change = on_change
+        self._floor, self._on_change = floor, on_change
         self._wake = asyncio.Event()
         self._reread = False
 
@@ -45,13 +55,31 @@ class Elector:
             group.create_task(self._watch.run(), name="lease watch")
             group.create_task(self._elect(), name="election")
 
+    def wake(self) -> None:
+        """Something changed that the next step depends on."""
+        self._wake.set()
+
     async def resign(self) -> None:
-        """Give the Lease up, as well as it can be done."""
-        step = self.election.resign()
+        """Give the Lease up for good, as well as it can be done."""
+        await self._release(self.election.resign())
+
+    async def yield_lease(self) -> None:
+        """Give the Lease up, and let the others have it."""
+        self.election.yield_until(time.monotonic() + YIELD_S)
+        await self._release(self.election.release())
+
+    async def _release(self, step: Write | None) -> None:
         if step is None:
             return
         try:
-            await self._store.write(step, "", self._announced_text())
+            try:
+                await self._store.write(step, "", self._announced_text())
+            except ApiError as error:
+                found = await self._store.read() if error.status == 409 else None
+                if found is None or found[0].holder != self.election.settings.identity:
+                    raise
+                # a renewal of ours was on its way: free what it wrote
+                await self._store.write(Write(step.epoch, found[0].version, False), "", self._announced_text())
             log("lease released", epoch=step.epoch)
         except (ApiError, Unreachable) as error:
             log("lease not released; it will expire", error=str(error))
@@ -92,7 +120,9 @@ class Elector:
                 continue
             try:
                 await (self._read() if isinstance(step, Read) else self._write(step))
+                self.unreachable = False
             except (ApiError, Unreachable) as error:
+                self.unreachable = isinstance(error, Unreachable)
                 if isinstance(step, Write):
                     election.failed(time.monotonic())
                 self._reread = not self.leading or (isinstance(error, ApiError) and error.status in (404, 409))
@@ -102,8 +132,9 @@ class Elector:
 
     async def _read(self) -> None:
         found = await self._store.read()
+        floor = 0 if found else await self._floor()
         self._reread = False
-        self.election.observed(found[0] if found else None, time.monotonic())
+        self.election.observed(found[0] if found else None, time.monotonic(), floor)
         if found:
             self._note_announced(found[1])
 

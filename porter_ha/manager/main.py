@@ -36,17 +36,15 @@ async def run(settings: ManagerSettings) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        serving = asyncio.create_task(replica.run(), name="replica")
+        serving = asyncio.create_task(replica.run(stop), name="replica")
         helpers = [
             asyncio.create_task(Reporter(replica, client).run(), name="reporter"),
             asyncio.create_task(_rotate(current, replica), name="credentials"),
         ]
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        await asyncio.wait([serving, stopping, *helpers], return_when=asyncio.FIRST_COMPLETED)
-        log("stopping")
-        for task in (*helpers, serving, stopping):
+        await asyncio.wait([serving, *helpers], return_when=asyncio.FIRST_COMPLETED)
+        for task in (*helpers, serving):
             task.cancel()
-        results = await asyncio.gather(*helpers, serving, stopping, return_exceptions=True)
+        results = await asyncio.gather(*helpers, serving, return_exceptions=True)
         await endpoint.cleanup()
         for result in results:
             if isinstance(result, Exception):
@@ -65,25 +63,28 @@ async def _rotate(current: auth.Current, replica: Replica) -> None:
 
 def readiness(replica: Replica) -> tuple[bool, Details]:
     """Ready: warm, and the workers answer. A standby is ready: it can take over."""
-    election = replica.elector.election
+    election = replica.leadership.elector.election
     details = {
-        "leading": bool(replica.acting_epoch),
+        "leading": bool(replica.leadership.acting_epoch),
         "epoch": max(election.epoch, election.seen_epoch),
         "holder": election.holder,
-        "announcing": bool(replica.announcing_epoch),
-        "sessions": {name: report.state for name, report in replica.sessions.items()},
+        "announcing": bool(replica.leadership.announcing_epoch),
+        "sessions": {name: report.state for name, report in replica.leadership.sessions.items()},
         "pids": {worker.name: worker.pid for worker in replica.workers},
     }
-    return replica.warm and all(worker.healthy for worker in replica.workers), details
+    return replica.leadership.warm and all(worker.healthy for worker in replica.workers), details
 
 
 def samples(replica: Replica) -> Iterator[Sample]:
     """The manager's part of obs.metrics.TABLE."""
-    election, reconciler = replica.elector.election, replica.reconciler
-    yield Sample("leader", bool(replica.acting_epoch))
+    election, reconciler = replica.leadership.elector.election, replica.reconciler
+    yield Sample("leader", bool(replica.leadership.acting_epoch))
     yield Sample("epoch", max(election.epoch, election.seen_epoch))
-    yield Sample("announcing", bool(replica.announcing_epoch))
-    yield Sample("warm", replica.warm)
+    yield Sample("fenced", replica.leadership.fenced)
+    yield Sample("takeover_seconds", replica.leadership.takeover_s)
+    yield Sample("replicas_heard", len(replica.leadership.link.living()))
+    yield Sample("announcing", bool(replica.leadership.announcing_epoch))
+    yield Sample("warm", replica.leadership.warm)
     for (state, reason), count in service_states(replica).items():
         yield Sample("services", count, (state, reason))
     for name, pool in reconciler.allocator.pools.items():
@@ -95,7 +96,7 @@ def samples(replica: Replica) -> Iterator[Sample]:
         nodes[key] = nodes.get(key, 0) + 1
     for labels, count in nodes.items():
         yield Sample("nodes", count, labels)
-    for name, report in replica.sessions.items():
+    for name, report in replica.leadership.sessions.items():
         yield Sample("bgp_session_up", report.state == "Established", (name,))
         yield Sample("bgp_session_flaps_total", report.flaps, (name,))
         yield Sample("bgp_prefixes", report.prefixes, (name,))

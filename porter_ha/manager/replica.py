@@ -1,12 +1,6 @@
 """One manager replica, put together: inputs -> shards -> reconciler -> gate -> shards and speaker.
 
-Leader and standby run the same wiring; what differs is which doors of the gate are open (design 2.1):
-  API door  Term frames tell shards the epoch and the moment at which writing must stop, whatever else happens.
-  BGP door  Door frames tell the speaker whether routers hear our paths; it stays with the last leader until a newer
-            one has announced and lingered.
-
-Taking over: open the BGP door, pass the barrier (everything that the last leader wrote has reached us), rebuild the
-allocator, open the API door.
+Leader and standby run the same wiring; what differs is which doors of the gate are open (leadership.py).
 """
 
 import asyncio
@@ -15,17 +9,18 @@ import time
 from porter_ha.config import ManagerSettings
 from porter_ha.core.admit import Peers, Pools, Speaking, admit_bgp, admit_eips
 from porter_ha.core.eligibility import node_view
-from porter_ha.core.lease import LeaseSettings
-from porter_ha.core.planner import med_of
+from porter_ha.core.liveness import Liveness
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.core.shard import shard_of
-from porter_ha.kube import paths
-from porter_ha.kube.client import MERGE, ApiError, Client, Unreachable
-from porter_ha.manager.elector import Elector
+from porter_ha.kube.client import Client
 from porter_ha.manager.inputs import Inputs
+from porter_ha.manager.leadership import Leadership
+from porter_ha.manager.probes import Prober
+from porter_ha.manager.rejoin import Rejoin
 from porter_ha.manager.supervisor import Worker
-from porter_ha.model import names
 from porter_ha.model.access import Access
+from porter_ha.model.plan import NodeView, replace
+from porter_ha.model.reasons import Reason
 from porter_ha.obs.log import log
 from porter_ha.protocol import (
     Claims,
@@ -38,64 +33,68 @@ from porter_ha.protocol import (
     Raws,
     Renew,
     Routes,
-    SessionReport,
     Sessions,
     SetPeers,
     Sync,
     Synced,
-    Term,
     Undone,
 )
 
-RETRY_S = 0.5
+SYNC_S = 2.0
 
 
 class Replica:
     def __init__(self, settings: ManagerSettings, client: Client, access: Access) -> None:
         self.settings = settings
         self.reconciler = Reconciler()
-        self.sessions: dict[str, SessionReport] = {}
         self.pools = Pools((), {})
         self.peers = Peers((), {}, {}, {}, {}, ())
-        self.warm = False
-        self.announcing_epoch = 0
-        self.acting_epoch = 0
+        self.dead: frozenset[str] = frozenset()
         self.changed = asyncio.Event()
+        self.liveness = Liveness()
         self._client, self._access = client, access
-        lease = LeaseSettings(
-            settings.identity, settings.lease_duration_s, settings.lease_renew_s, settings.lease_timeout_s
-        )
-        self.elector = Elector(client, settings.namespace, lease, self._leadership)
-        self.inputs = Inputs(client, settings.namespace, self._raws, self._tables, self._barrier_seen)
         self.shards = [self._worker("shard", i) for i in range(settings.shard_count)]
         self.speaker = self._worker("speaker", 0)
+        self.leadership = Leadership(
+            settings,
+            client,
+            self.reconciler,
+            self.shards,
+            self.speaker,
+            settle=self._settle_shards,
+            pump=self._pump,
+            peers=lambda: self.peers.accepted,
+            silent=self.liveness.silent,
+            on_news=self._judge_nodes,
+        )
+        self.inputs = Inputs(client, settings.namespace, self._raws, self._tables, self.leadership.barrier_seen)
+        self._prober = Prober(self.liveness, self._probed)
+        self.rejoin = Rejoin(self._rejoined)
         self._tables_dirty = self._pumping = False
         self._tokens = 0
         self._waiting_sync: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
         self._unseen: dict[int, set[str]] = {}
-        self._barrier = ""
-        self._barrier_event = asyncio.Event()
-        self._takeover: asyncio.Task[None] | None = None
-        self._dialling = False
-        self._told_term = Term(0, 0.0)
         self._feeding = self._filled = False
         self._refills: set[asyncio.Task[None]] = set()
-        self._linger: asyncio.TimerHandle | None = None
 
     # -- life
 
-    async def run(self) -> None:
-        """Serve until cancelled; then give the Lease up and let the workers die with us."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for worker in self.workers:
-                    group.create_task(worker.run(), name=worker.name)
-                group.create_task(self._feed(), name="inputs")
-                group.create_task(self._warm_up(), name="warm-up")
-                group.create_task(self.elector.run(), name="elector")
-        finally:
-            self._shut_api_door()
-            await self.elector.resign()
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set; then hand over, and let the workers die with us."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(worker.run(), name=worker.name) for worker in self.workers]
+            tasks += [
+                group.create_task(self._feed(), name="inputs"),
+                group.create_task(self._warm_up(), name="warm-up"),
+                group.create_task(self.leadership.run(), name="leadership"),
+                group.create_task(self._prober.run(), name="prober"),
+                group.create_task(self.rejoin.run(), name="rejoin"),
+            ]
+            await stop.wait()
+            log("stopping")
+            await self.leadership.farewell()
+            for task in tasks:
+                task.cancel()
 
     @property
     def workers(self) -> list[Worker]:
@@ -123,10 +122,11 @@ class Replica:
         self._filled = True
         await self._settle_shards()
         self._recompute()
-        self.warm = True
         log("warm", services=len(self.reconciler.claims), nodes=len(self.inputs.nodes.objects))
         self.speaker.send(Routes(self.reconciler.planner.drain(), complete=True))
-        self.elector.may_run.set()
+        self.leadership.begin()
+
+    # -- workers
 
     def _worker(self, role: str, index: int) -> Worker:
         def hello() -> Hello:
@@ -137,10 +137,9 @@ class Replica:
 
     def _started(self, worker: Worker) -> None:
         if worker is self.speaker:
-            self.sessions.clear()
             self._tell_speaker_all()
             return
-        worker.send(self._told_term)
+        worker.send(self.leadership.term)
         if self._feeding:
             log("shard restarted, listing again", shard=worker.index)
             task = asyncio.create_task(self._refill(worker))
@@ -164,6 +163,38 @@ class Replica:
         self.reconciler.repeat(mine, time.monotonic())
         self._pump()
 
+    async def _settle_shards(self) -> None:
+        """Until every shard has digested everything that the watches have delivered so far (and not a part of it)."""
+        while True:
+            while self._refills:
+                await asyncio.wait(set(self._refills))
+            await self._sync_shards()
+            if not self._refills:
+                return
+
+    async def _sync_shards(self) -> None:
+        """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
+        while True:
+            self._tokens += 1
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting_sync[self._tokens] = ({shard.index for shard in self.shards}, future)
+            for shard in self.shards:
+                shard.send(Sync(self._tokens))
+            try:
+                async with asyncio.timeout(SYNC_S):
+                    await future
+                return
+            except TimeoutError:  # a shard was not up, or died with the question
+                continue
+
+    def _synced(self, index: int, token: int) -> None:
+        left, future = self._waiting_sync.get(token, (set(), None))
+        left.discard(index)
+        if future is not None and not left:
+            del self._waiting_sync[token]
+            if not future.done():
+                future.set_result(None)
+
     # -- inputs to reconciler
 
     def _raws(self, raws: list[Raw]) -> None:
@@ -186,7 +217,7 @@ class Replica:
             reconciler.set_namespace(name, None, now)
         for name, namespace in inputs.namespaces.objects.items():
             reconciler.set_namespace(name, namespace.metadata.labels or {}, now)
-        reconciler.set_nodes({name: node_view(node) for name, node in inputs.nodes.objects.items()})
+        self._set_nodes()
         pools = admit_eips(inputs.eips.objects.values())
         if pools != self.pools:
             self.pools = pools
@@ -196,9 +227,40 @@ class Replica:
         if peers != self.peers:
             self.peers = peers
             reconciler.set_scopes(peers.scopes)
-            self.speaker.send(SetPeers(list(peers.accepted), self._dialling))
+            self.speaker.send(SetPeers(list(peers.accepted), self.leadership.dialling))
         self._pump()
-        self.changed.set()
+
+    def _set_nodes(self) -> None:
+        """The nodes as the API has them, less those that our probes say are dead."""
+        views: dict[str, NodeView] = {name: node_view(node) for name, node in self.inputs.nodes.objects.items()}
+        ready = {name: view for name, view in views.items() if view.refusal is not Reason.NODE_NOT_READY}
+        addresses = {name: view.addresses[0] for name, view in ready.items() if view.addresses}
+        self._prober.set_nodes(addresses)
+        self.rejoin.set_nodes(addresses)
+        for names, reason in ((self.dead, Reason.NODE_SILENT), (self.rejoin.waiting, Reason.NODE_REJOINING)):
+            for name in names & views.keys():
+                if views[name].refusal is None:
+                    views[name] = replace(views[name], refusal=reason)
+        self.reconciler.set_nodes(views)
+
+    def _rejoined(self) -> None:
+        self._set_nodes()
+        self._pump()
+
+    def _probed(self) -> None:
+        self.leadership.look()
+        self._judge_nodes()
+
+    def _judge_nodes(self) -> None:
+        """Our probes or another replica's verdicts may have changed."""
+        others = {i: frozenset(known.beat.silent) for i, known in self.leadership.link.living().items()}
+        dead = self.liveness.judge(others, alone=not self.leadership.link.known, now=time.monotonic())
+        if dead != self.dead:
+            log("nodes judged", dead=sorted(dead), by=1 + len(others))
+            self.rejoin.returned(self.dead - dead & set(self.liveness.nodes))
+            self.dead = dead
+            self._set_nodes()
+            self._pump()
 
     def _frame(self, worker: Worker, frame: FromWorker) -> None:
         now = time.monotonic()
@@ -214,12 +276,11 @@ class Replica:
         elif isinstance(frame, Synced):
             self._synced(worker.index, frame.token)
         elif isinstance(frame, Undone):
-            if self.acting_epoch:
+            if self.leadership.acting_epoch:
                 self.reconciler.repeat(frame.keys, now)
                 self._pump_soon()
         elif isinstance(frame, Sessions):
-            self.sessions = {report.peer: report for report in frame.reports}
-            self._note_announced()
+            self.leadership.note_sessions(frame.reports)
             self.changed.set()
 
     # -- reconciler to workers, through the gate
@@ -232,12 +293,12 @@ class Replica:
     def _pump(self) -> None:
         """Let out what the reconciler decided: effects by the API door, announcements to the speaker."""
         self._pumping = False
-        effects = self.reconciler.drain_effects()
-        if self.acting_epoch:
+        effects, epoch = self.reconciler.drain_effects(), self.leadership.acting_epoch
+        if epoch:
             batches: dict[int, Do] = {}
             for effect in effects:
                 index = shard_of(effect.key, len(self.shards))
-                batches.setdefault(index, Do(self.acting_epoch, [])).effects.append(effect)
+                batches.setdefault(index, Do(epoch, [])).effects.append(effect)
             for index, do in batches.items():
                 self.shards[index].send(do)
         announces = self.reconciler.planner.drain()
@@ -246,148 +307,10 @@ class Replica:
         self.changed.set()
 
     def _tell_speaker_all(self) -> None:
-        planner = self.reconciler.planner
+        planner, leadership = self.reconciler.planner, self.leadership
+        leadership.note_sessions([])
         for group in self.peers.scopes:
             planner.resend(group)
-        self.speaker.send(Routes(planner.drain(), complete=self.warm))
-        self.speaker.send(Door(bool(self.announcing_epoch), self.announcing_epoch))
-        self.speaker.send(SetPeers(list(self.peers.accepted), self._dialling))
-
-    async def _settle_shards(self) -> None:
-        """Until every shard has digested everything that the watches have delivered so far (and not a part of it)."""
-        while True:
-            while self._refills:
-                await asyncio.wait(set(self._refills))
-            await self._sync_shards()
-            if not self._refills:
-                return
-
-    async def _sync_shards(self) -> None:
-        """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
-        while True:
-            self._tokens += 1
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting_sync[self._tokens] = ({shard.index for shard in self.shards}, future)
-            for shard in self.shards:
-                shard.send(Sync(self._tokens))
-            try:
-                async with asyncio.timeout(2.0):
-                    await future
-                return
-            except TimeoutError:  # a shard was not up, or died with the question
-                continue
-
-    def _synced(self, index: int, token: int) -> None:
-        left, future = self._waiting_sync.get(token, (set(), None))
-        left.discard(index)
-        if future is not None and not left:
-            del self._waiting_sync[token]
-            if not future.done():
-                future.set_result(None)
-
-    # -- leadership
-
-    def _leadership(self) -> None:
-        """The Lease moved, was renewed, or ended: open and close doors accordingly."""
-        elector = self.elector
-        if elector.leading:
-            epoch = elector.election.epoch
-            if self.acting_epoch == epoch:
-                self._tell_term(Term(epoch, elector.election.acting_until))
-            elif self._takeover is None or self._takeover.done():
-                self._takeover = asyncio.create_task(self._take_over(epoch), name="takeover")
-        elif not elector.leading:
-            self._shut_api_door()
-        self._judge_bgp_door()
-
-    async def _take_over(self, epoch: int) -> None:
-        started = time.monotonic()
-        self._open_bgp_door(epoch)
-        while self.elector.leading and self.elector.election.epoch == epoch:
-            try:
-                await self._pass_barrier(epoch)
-                break
-            except (ApiError, Unreachable, TimeoutError) as error:
-                log("barrier not passed yet", epoch=epoch, error=str(error))
-                await asyncio.sleep(RETRY_S)
-        if not (self.elector.leading and self.elector.election.epoch == epoch):
-            return
-        self.acting_epoch = epoch
-        self._tell_term(Term(epoch, self.elector.election.acting_until))
-        self.reconciler.begin_term(epoch, time.monotonic())
-        self._pump()
-        log("leading", epoch=epoch, takeover_s=round(time.monotonic() - started, 3))
-
-    async def _pass_barrier(self, epoch: int) -> None:
-        """Write the epoch where our own Service watch will show it: then all older writes have been shown too."""
-        path = paths.services(self.settings.namespace)
-        token = f"{epoch} {self.settings.identity} {time.monotonic_ns()}"
-        meta = {"name": names.BARRIER_SERVICE, "annotations": {names.BARRIER_ANNOTATION: token}}
-        try:
-            body = {"metadata": {"annotations": meta["annotations"]}}
-            await self._client.request(
-                "PATCH", f"{path}/{names.BARRIER_SERVICE}", body, content_type=MERGE, timeout_s=2.0
-            )
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            spec = {"clusterIP": "None", "ports": [{"port": 9, "name": "none"}]}
-            await self._client.request(
-                "POST", path, {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}, timeout_s=2.0
-            )
-        async with asyncio.timeout(5.0):
-            while self._barrier != token:
-                self._barrier_event.clear()
-                await self._barrier_event.wait()
-        await self._settle_shards()
-
-    def _barrier_seen(self, token: str) -> None:
-        self._barrier = token
-        self._barrier_event.set()
-
-    def _tell_term(self, term: Term) -> None:
-        if term != self._told_term:
-            self._told_term = term
-            for shard in self.shards:
-                shard.send(term)
-
-    def _shut_api_door(self) -> None:
-        if self.acting_epoch:
-            log("no longer leading", epoch=self.acting_epoch)
-            self.acting_epoch = 0
-            self.reconciler.end_term()
-        self._tell_term(Term(0, 0.0))
-
-    def _open_bgp_door(self, epoch: int) -> None:
-        self.announcing_epoch = epoch
-        self.reconciler.planner.set_epoch(epoch)
-        self.speaker.send(Routes(self.reconciler.planner.drain(), complete=True))
-        self.speaker.send(Door(True, epoch))
-
-    def _judge_bgp_door(self) -> None:
-        """When to be on the line, and when to fall silent (design 2.2, the reconnect rule, and 2.3)."""
-        elector = self.elector
-        replaced = elector.announced_epoch > self.announcing_epoch and elector.announced_epoch >= elector.election.epoch
-        waited = time.monotonic() - elector.announced_at
-        if replaced and waited < self.settings.linger_s:
-            if self._linger is None:
-                delay = self.settings.linger_s - waited + 0.01
-                self._linger = asyncio.get_running_loop().call_later(delay, self._lingered)
-        elif replaced and self.announcing_epoch:
-            log("a newer leader has announced; withdrawing", epoch=elector.announced_epoch)
-            self.announcing_epoch = 0
-            self.speaker.send(Door(False, 0))
-        dial = self.warm and (bool(self.announcing_epoch) or (replaced and waited >= self.settings.linger_s))
-        if dial and not self._dialling:
-            self._dialling = True
-            self.speaker.send(SetPeers(list(self.peers.accepted), True))
-
-    def _lingered(self) -> None:
-        self._linger = None
-        self._judge_bgp_door()
-
-    def _note_announced(self) -> None:
-        """Once every live session has been sent this term's routes, the next renewal records it in the Lease."""
-        live = [report for report in self.sessions.values() if report.state == "Established"]
-        if self.announcing_epoch and live and all(r.synced_med == med_of(self.announcing_epoch) for r in live):
-            self.elector.to_announce = max(self.elector.to_announce, self.announcing_epoch)
+        self.speaker.send(Routes(planner.drain(), complete=leadership.warm))
+        self.speaker.send(Door(bool(leadership.announcing_med), leadership.announcing_med))
+        self.speaker.send(SetPeers(list(self.peers.accepted), leadership.dialling))

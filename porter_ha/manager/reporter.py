@@ -41,7 +41,7 @@ class Reporter:
             await self._replica.changed.wait()
             self._replica.changed.clear()
             documents = self._own_entries()
-            if self._replica.acting_epoch:
+            if self._replica.leadership.acting_epoch:
                 _merge(documents, self._verdict_documents())
             else:
                 self._verdicts.clear()
@@ -73,7 +73,7 @@ class Reporter:
         node = replica.settings.node
         documents: Documents = {}
         for name in replica.inputs.peers.objects:
-            report = replica.sessions.get(name)
+            report = replica.leadership.sessions.get(name)
             documents["BgpPeer", name] = {"nodesPeerStatus": {node: _session(report) if report else None}}
         accepted = replica.peers.accepted
         if accepted:
@@ -96,7 +96,7 @@ class Reporter:
         for name in replica.inputs.peers.objects:
             refusal = replica.peers.refused.get(name)
             fields = replica.peers.unsupported.get(name, ())
-            report = replica.sessions.get(name)
+            report = replica.leadership.sessions.get(name)
             extra = []
             if report is not None and report.state == "Established" and set(report.families) - set(report.add_path):
                 extra.append(status.condition("AddPath", Refusal(Reason.NO_ADD_PATH, Reason.NO_ADD_PATH.doc)))

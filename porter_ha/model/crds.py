@@ -7,7 +7,7 @@ than OpenELB's would break manifests that work today.
 
 from typing import Any
 
-from porter_ha.model.names import GROUP, VERSION
+from porter_ha.model.names import GROUP, OWN_GROUP, OWN_VERSION, VERSION
 
 Schema = dict[str, Any]
 
@@ -260,6 +260,48 @@ _PEER_STATUS = _object(
 )
 
 
+_TERM_SPEC = {
+    **_object("The newest term.", {"epoch": _number("Its number.", "int64", minimum=0)}, ("epoch",)),
+    "x-kubernetes-validations": [
+        {"rule": "self.epoch >= oldSelf.epoch", "message": "a term cannot go back: a newer leader has begun"}
+    ],
+}
+
+
+def _term() -> Schema:
+    """Ours alone: which term may write (design 2.1, fence 1)."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"terms.{OWN_GROUP}"},
+        "spec": {
+            "group": OWN_GROUP,
+            "scope": "Cluster",
+            "names": {"kind": "Term", "listKind": "TermList", "plural": "terms", "singular": "term"},
+            "versions": [
+                {
+                    "name": OWN_VERSION,
+                    "served": True,
+                    "storage": True,
+                    "additionalPrinterColumns": [{"name": "epoch", "type": "integer", "jsonPath": ".spec.epoch"}],
+                    "schema": {
+                        "openAPIV3Schema": {
+                            "type": "object",
+                            "required": ["spec"],
+                            "properties": {
+                                "apiVersion": {"type": "string"},
+                                "kind": {"type": "string"},
+                                "metadata": {"type": "object"},
+                                "spec": _TERM_SPEC,
+                            },
+                        }
+                    },
+                }
+            ],
+        },
+    }
+
+
 def _definition(kind: str, plural: str, spec: Schema, status: Schema, columns: list[tuple[str, str, str]]) -> Schema:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -308,6 +350,7 @@ _ACCEPTED = '.status.conditions[?(@.type=="Accepted")].reason'
 def definitions() -> dict[str, Schema]:
     """File name -> CustomResourceDefinition."""
     return {
+        "terms.yaml": _term(),
         "eips.yaml": _definition(
             "Eip",
             "eips",

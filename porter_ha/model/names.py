@@ -30,7 +30,15 @@ DRAIN_TAINTS = ("ToBeDeletedByClusterAutoscaler",)
 COMPONENT = "porter-ha"
 LEASE_NAME = "porter-ha-leader"
 BARRIER_SERVICE = "porter-ha-barrier"
+REPLICA_LEASE_PREFIX = "porter-ha-replica-"
+REPLICA_LABEL = "porter-ha.io/replica"
+REPLICA_ADDRESS_ANNOTATION = "porter-ha.io/address"
 BGP_CONF_NAME = "default"
+
+# The term as an object of its own: the admission policy's parameter, and the record from which a lost Lease is rebuilt.
+OWN_GROUP, OWN_VERSION = "porter-ha.io", "v1"
+TERM_NAME = "porter-ha"
+FENCE_NAME = "porter-ha-fence"
 
 # The agent's own corner of the kernel (design 2.5).
 ROUTE_TABLE = 4790

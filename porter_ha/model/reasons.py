@@ -36,6 +36,8 @@ class Reason(StrEnum):
     NO_NODES = "NoEligibleNodes", "No node may be a next hop of this EIP."
     # Nodes
     NODE_NOT_READY = "NodeNotReady", "The node's Ready condition is not True."
+    NODE_SILENT = "NodeSilent", "The node answers the probes of no replica."
+    NODE_REJOINING = "NodeRejoining", "The node answers again, but its agent or kube-proxy is not ready yet."
     NODE_NETWORK_UNAVAILABLE = "NodeNetworkUnavailable", "The node's NetworkUnavailable condition is True."
     NODE_EXCLUDED = "NodeExcluded", "The node is labelled exclude-from-external-load-balancers."
     NODE_DRAINING = "NodeDraining", "The node is being drained or removed."

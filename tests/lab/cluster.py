@@ -26,6 +26,7 @@ def up(say: Say = lambda _: None, porter: bool = True) -> None:
     say("control plane: etcd, kube-apiserver, kube-controller-manager")
     controlplane.start_all()
     kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"), "-f", str(CRDS))
+    kubectl("apply", "-f", "-", stdin=run(nodes.PORTER, "fence"))
     say("routers: FRR and BIRD; nodes: kube-proxy (nftables, iptables, nftables)")
     routers.start_frr()
     routers.start_bird()

@@ -57,7 +57,7 @@ class World:
         for key in sorted(self.wishes.keys() | self.status.keys()):
             if (made := self.claim(key)) is not None:
                 self.reconciler.set_claim(made, self.now)
-        self.reconciler.begin_term(self.epoch, self.now)
+        self.reconciler.begin_term(self.now)
         self.wire += self.reconciler.drain_effects()
 
     def write(self, count):

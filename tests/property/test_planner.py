@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from porter_ha.core.next_hops import MAX_NEXT_HOPS, Spread, choose_nodes, path_ids
-from porter_ha.core.planner import Planner, compute
+from porter_ha.core.planner import Planner, compute, med_of
 from porter_ha.model.objects import LabelSelector
 from porter_ha.model.reasons import Reason
 from tests.unit.builders import view
@@ -56,7 +56,7 @@ class Heard:
                 self.spreads[address] = made
             self.planner.spread(address, made)
         elif kind == "epoch":
-            self.planner.set_epoch(value)
+            self.planner.set_med(med_of(value))
         elif kind == "scopes":
             self.scopes = {name: SCOPES[name] for name in value}
             for gone in self.tables.keys() - value:

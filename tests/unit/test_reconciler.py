@@ -17,7 +17,7 @@ def reconciler(leading=True, pools=None):
     made.set_nodes(NODES)
     made.set_pools(Pools(tuple(pools or [pool()]), {}), 0.0)
     if leading:
-        made.begin_term(1, 0.0)
+        made.begin_term(0.0)
     made.planner.drain()
     return made
 
@@ -68,7 +68,7 @@ def test_a_new_leader_gives_out_nothing_that_status_records():
     made = reconciler(leading=False)
     made.set_claim(claim("a/old", held=("10.0.0.0",), recorded=True), 0.0)
     made.set_claim(claim("a/new"), 0.0)
-    made.begin_term(2, 1.0)
+    made.begin_term(1.0)
     assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool")]
 
 
@@ -76,9 +76,9 @@ def test_a_new_term_announces_everything_with_a_lower_med():
     made = reconciler(leading=False)
     made.set_claim(claim(held=("10.0.0.0",), recorded=True), 0.0)
     made.planner.drain()
-    made.begin_term(7, 1.0)
+    made.planner.set_med(med_of(7))
     (announce,) = made.planner.drain()
-    assert announce.sets[0].med == med_of(7) == med_of(6) - 1
+    assert announce.sets[0].med == med_of(7) < med_of(6, hot=True) < med_of(6)
     assert list(announce.changes) == ["10.0.0.0"]
 
 
@@ -86,7 +86,7 @@ def test_two_that_hold_one_address_are_healed_in_favour_of_the_older():
     made = reconciler(leading=False)
     made.set_claim(claim("a/young", created="2026-02-01T00:00:00Z", held=("10.0.0.0",), recorded=True), 0.0)
     made.set_claim(claim("b/old", created="2026-01-01T00:00:00Z", held=("10.0.0.0",), recorded=True), 0.0)
-    made.begin_term(2, 1.0)
+    made.begin_term(1.0)
     effects = made.drain_effects()
     assert Assign("a/young", "uid-a/young", ("10.0.0.1",), "pool") in effects
     assert [e.refusal.reason for e in effects if isinstance(e, Explain)] == [Reason.ADDRESS_CONFLICT]

@@ -1,0 +1,79 @@
+"""Which nodes are dead, from probes of our own and the verdicts of the other replicas (design 2.4).
+
+A node is silent here after MISSES probes in a row without an answer, and dead when at least one more replica says the
+same: one observer may have lost its own link. If more than half of the nodes are silent to everybody at once the
+observers are wrong, and nothing new is held dead (I4). Coming back takes REJOIN_S of answers, longer for a node that
+flaps. Nodes that never answered are not judged: they may not answer probes at all.
+"""
+
+from collections.abc import Iterable, Mapping
+
+MISSES = 4
+REJOIN_S = 2.0
+REJOIN_MOST_S = 60.0
+
+
+class _Node:
+    def __init__(self) -> None:
+        self.known = False
+        self.missed = 0
+        self.answering_since = float("inf")
+        self.deaths = 0
+
+
+class Liveness:
+    def __init__(self) -> None:
+        self._nodes: dict[str, _Node] = {}
+        self._dead: set[str] = set()
+        self.holding = False
+
+    def set_nodes(self, names: Iterable[str]) -> None:
+        """The nodes that are probed: those that the API says are Ready. A new one starts without a history."""
+        wanted = set(names)
+        for gone in self._nodes.keys() - wanted:
+            del self._nodes[gone]
+            self._dead.discard(gone)
+        for name in wanted - self._nodes.keys():
+            self._nodes[name] = _Node()
+
+    @property
+    def nodes(self) -> Iterable[str]:
+        return self._nodes.keys()
+
+    def answered(self, name: str, now: float) -> None:
+        node = self._nodes.get(name)
+        if node is None:
+            return
+        if node.missed or not node.known:
+            node.answering_since = now
+        node.known, node.missed = True, 0
+
+    def missed(self, name: str) -> int:
+        """One more probe without an answer; returns how many in a row."""
+        node = self._nodes.get(name)
+        if node is None:
+            return 0
+        node.missed += 1
+        return node.missed
+
+    def silent(self) -> frozenset[str]:
+        """The nodes that this replica hears nothing of."""
+        return frozenset(name for name, node in self._nodes.items() if node.known and node.missed >= MISSES)
+
+    def judge(self, others: Mapping[str, frozenset[str]], alone: bool, now: float) -> frozenset[str]:
+        """The dead nodes. `others` are the silent nodes of every other replica that we hear; `alone` says that there
+        is no other replica to ask."""
+        mine = self.silent()
+        agreed = {name for name in mine if alone or any(name in theirs for theirs in others.values())}
+        everybody = {name for name in mine if all(name in theirs for theirs in others.values())}
+        self.holding = len(everybody) * 2 > len(self._nodes)
+        if not self.holding:
+            for name in agreed - self._dead:
+                self._dead.add(name)
+                self._nodes[name].deaths += 1
+        for name in list(self._dead):
+            node = self._nodes[name]
+            patience = min(REJOIN_S * 2.0 ** (node.deaths - 1), REJOIN_MOST_S)
+            if not node.missed and now - node.answering_since >= patience:
+                self._dead.discard(name)
+        return frozenset(self._dead)
