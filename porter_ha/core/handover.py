@@ -61,6 +61,11 @@ class EarlyTakeover:
             return True
         return leader.silent(now) and renewed_at <= leader.heard_at + BEAT_S
 
+    def may_stand_in(self, me: Beat, leader: Known | None) -> bool:
+        """Whether to announce the last plan although nobody can be elected: the leader's death is proven, and the API
+        server cannot be reached. Nothing is assigned, so no fence is needed."""
+        return leader is not None and leader.dead and me.warm and not set(leader.beat.sessions) - set(me.sessions)
+
     def took_over(self, identity: str, dead: bool, now: float) -> None:
         """We took the Lease from `identity` early."""
         self._victim = "" if dead else identity

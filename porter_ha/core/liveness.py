@@ -1,14 +1,16 @@
 """Which nodes are dead, from probes of our own and the verdicts of the other replicas (design 2.4).
 
 A node is silent here after MISSES probes in a row without an answer, and dead when at least one more replica says the
-same: one observer may have lost its own link. If more than half of the nodes are silent to everybody at once the
-observers are wrong, and nothing new is held dead (I4). Coming back takes REJOIN_S of answers, longer for a node that
+same: one observer may have lost its own link. If more than half of the nodes waver at once the observers are wrong,
+and nothing new is held dead (I4): nodes that miss WAVERING probes count, for silence that hits many at one moment is
+noticed one after another. Coming back takes REJOIN_S of answers, longer for a node that
 flaps. Nodes that never answered are not judged: they may not answer probes at all.
 """
 
 from collections.abc import Iterable, Mapping
 
 MISSES = 4
+WAVERING = 2
 REJOIN_S = 2.0
 REJOIN_MOST_S = 60.0
 
@@ -65,8 +67,8 @@ class Liveness:
         is no other replica to ask."""
         mine = self.silent()
         agreed = {name for name in mine if alone or any(name in theirs for theirs in others.values())}
-        everybody = {name for name in mine if all(name in theirs for theirs in others.values())}
-        self.holding = len(everybody) * 2 > len(self._nodes)
+        wavering = sum(node.known and node.missed >= WAVERING for node in self._nodes.values())
+        self.holding = wavering * 2 > len(self._nodes)
         if not self.holding:
             for name in agreed - self._dead:
                 self._dead.add(name)

@@ -174,9 +174,10 @@ class Leadership:
                 log("taking over early", leader=holder, proven=known.dead)
                 self._early.took_over(holder, known.dead, now)
             self.elector.wake()
-            if known.dead and self.elector.unreachable and not self._announcing_epoch:
-                log("leader is dead and the API server cannot be reached: announcing the last plan", leader=holder)
-                self._open_bgp_door(election.seen_epoch, hot=True)
+        alone = self.elector.unreachable and not self._announcing_epoch
+        if alone and self._early.may_stand_in(self.beat(), known):
+            log("the leader is dead and the API server cannot be reached: announcing the last plan", leader=holder)
+            self._open_bgp_door(election.seen_epoch, hot=True)
 
     # -- taking over
 
@@ -262,7 +263,6 @@ class Leadership:
         if self.acting_epoch:
             log("no longer leading", epoch=self.acting_epoch)
             self.acting_epoch = 0
-            self.fenced = False
             self._reconciler.end_term()
         self._tell_term(Term(0, 0.0))
 

@@ -80,7 +80,7 @@ def samples(replica: Replica) -> Iterator[Sample]:
     election, reconciler = replica.leadership.elector.election, replica.reconciler
     yield Sample("leader", bool(replica.leadership.acting_epoch))
     yield Sample("epoch", max(election.epoch, election.seen_epoch))
-    yield Sample("fenced", replica.leadership.fenced)
+    yield Sample("fenced", bool(replica.leadership.acting_epoch) and replica.leadership.fenced)
     yield Sample("takeover_seconds", replica.leadership.takeover_s)
     yield Sample("replicas_heard", len(replica.leadership.link.living()))
     yield Sample("announcing", bool(replica.leadership.announcing_epoch))
@@ -96,6 +96,8 @@ def samples(replica: Replica) -> Iterator[Sample]:
         nodes[key] = nodes.get(key, 0) + 1
     for labels, count in nodes.items():
         yield Sample("nodes", count, labels)
+    yield Sample("nodes_silent", len(replica.liveness.silent()))
+    yield Sample("nodes_held", replica.liveness.holding)
     for name, report in replica.leadership.sessions.items():
         yield Sample("bgp_session_up", report.state == "Established", (name,))
         yield Sample("bgp_session_flaps_total", report.flaps, (name,))

@@ -25,6 +25,8 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "services": ("gauge", "Services by state: assigned, waiting or unannounced, and the Reason.", ("state", "reason")),
     "pool_addresses": ("gauge", "Addresses that the pool may hand out.", ("pool",)),
     "pool_addresses_used": ("gauge", "Addresses of the pool that are held.", ("pool",)),
+    "nodes_silent": ("gauge", "Nodes that this replica's probes do not hear.", ()),
+    "nodes_held": ("gauge", "1 while more than half of the nodes are silent, so none is held dead.", ()),
     "nodes": ("gauge", "Nodes by whether they may be a next hop, and the Reason.", ("state", "reason")),
     "bgp_session_up": ("gauge", "1 while the session is Established.", ("peer",)),
     "bgp_session_flaps_total": ("counter", "How often an Established session was lost.", ("peer",)),

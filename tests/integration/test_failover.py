@@ -1,0 +1,233 @@
+"""The reasons to choose this: fast, fenced takeover; dead nodes noticed; nothing lost while the API server is away."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.lab import cluster, controlplane, nodes, routers, topology
+from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
+from tests.lab.controlplane import apply, get, kubectl
+from tests.lab.shell import PIDS, LabError, session_pids, until
+from tests.lab.topology import NODES, ROUTERS
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+@pytest.fixture
+def eip():
+    apply(service("web"))
+    (address,) = wait_addresses("web")
+    settled()
+    wait_fib(address, list(NODES))
+    return address
+
+
+def settled() -> None:
+    """Three warm replicas, one leader, all sessions up, and no node held dead: what every drill starts from."""
+
+    def so() -> bool:
+        states = [nodes.ready(n) for n in NODES]
+        return (
+            all(s.get("ready") for s in states)
+            and sum(bool(s.get("leading")) for s in states) == 1
+            and all(cluster.sessions_up(n) for n in NODES)
+            and all("porter_ha_replicas_heard 2.0" in nodes.endpoint(n, "/metrics") for n in NODES)
+        )
+
+    until("a settled cluster", so, 60)
+
+
+def lease() -> dict[str, object]:
+    spec: dict[str, object] = get("lease", "-n", "porter-ha-system", "porter-ha-leader")["spec"]
+    return spec
+
+
+def best_med(eip: str) -> int:
+    """The MED of BIRD's best path."""
+    said = routers.birdc(f"show route all primary for {eip}")
+    return min(int(line.split()[-1]) for line in said.splitlines() if "BGP.med" in line)
+
+
+def test_a_crashed_leader_is_replaced_long_before_its_lease_ends(eip):
+    old, med = nodes.leader(), best_med(eip)
+    began = time.monotonic()
+    nodes.kill_manager(old)
+    until("a better MED in BIRD", lambda: best_med(eip) < med, 10, 0.02)
+    took = time.monotonic() - began
+    assert took < float(lease()["leaseDurationSeconds"]) / 2, f"{took:.2f} s"
+    settled()
+    assert addresses("web") == (eip,)
+
+
+def test_a_frozen_leader_is_fenced(eip):
+    """Frozen past its term, with a newer one acting: what it writes then is refused by the API server itself."""
+    old, epoch = nodes.leader(), int(lease()["leaseTransitions"])
+    wrapper = int((PIDS / f"{old}-manager").read_text())
+    pids = session_pids(wrapper)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        until("a newer term", lambda: int(get("term", "porter-ha")["spec"]["epoch"]) > epoch, 20)
+        apply(service("during", "web"))
+        wait_addresses("during")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    settled()
+    everything = [i["ip"] for s in get("services")["items"] for i in s["status"]["loadBalancer"].get("ingress", [])]
+    assert len(set(everything)) == len(everything)
+    assert addresses("web") == (eip,)
+
+
+def write_as(user: str, epoch: object) -> str:
+    """What the API server answers to a status write of Service web by one of the lab's users."""
+    body = {"metadata": {"annotations": {"porter-ha.io/epoch": epoch}}, "status": {"conditions": []}}
+    command = ["curl", "-s", "--cacert", str(controlplane.PKI / "ca.crt"), "-X", "PATCH"]
+    command += ["-H", f"Authorization: Bearer lab-{user}", "-H", "Content-Type: application/merge-patch+json"]
+    url = f"{controlplane.SERVER}/api/v1/namespaces/default/services/web/status"
+    return cluster.inside("controlplane", *command, "-d", json.dumps(body), url)
+
+
+def test_the_api_server_refuses_a_stale_term(eip):
+    epoch = int(get("term", "porter-ha")["spec"]["epoch"])
+    assert f"the term of epoch {epoch - 1} is over: the newest is {epoch}" in write_as("manager", str(epoch - 1))
+    assert "missing or not a number" in write_as("manager", "seven")
+    assert "porter-ha-fence" in write_as("manager", None)
+    assert '"kind": "Service"' in write_as("manager", str(epoch))
+    assert '"kind": "Service"' in write_as("admin", "0"), "other writers never match"
+    with pytest.raises(LabError, match="a term cannot go back"):
+        kubectl("patch", "term", "porter-ha", "--type=merge", "-p", json.dumps({"spec": {"epoch": epoch - 1}}))
+
+
+def test_a_lost_lease_is_rebuilt_above_the_term(eip):
+    """All replicas gone and the Lease deleted: the epoch still does not fall."""
+    epoch = int(get("term", "porter-ha")["spec"]["epoch"])
+    for node in NODES:
+        cluster.stop(f"{node}-manager", signal.SIGKILL)
+    kubectl("delete", "lease", "-n", "porter-ha-system", "porter-ha-leader")
+    for router in ROUTERS:
+        assert routers.node_names(routers.fib(router)[eip]) == list(NODES), "graceful restart keeps the routes"
+    for node in NODES:
+        nodes.start_manager(node)
+    settled()
+    assert int(get("term", "porter-ha")["spec"]["epoch"]) > epoch
+    wait_fib(eip, list(NODES))
+    assert addresses("web") == (eip,)
+
+
+def test_a_silent_node_leaves_before_the_api_notices_and_comes_back_when_it_serves(eip):
+    victim = next(n for n in NODES if n != nodes.leader())
+    rest = [n for n in NODES if n != victim]
+    nodes.power_off(victim)
+    try:
+        wait_fib(eip, rest, 5)
+        conditions = {c["type"]: c["status"] for c in get("node", victim)["status"]["conditions"]}
+        assert conditions["Ready"] == "True", "the probes were faster than the API"
+    finally:
+        nodes.power_on(victim)
+    wait_fib(eip, list(NODES), 40)
+    settled()
+
+
+def test_the_leaders_node_dies(eip):
+    victim = nodes.leader()
+    rest = [n for n in NODES if n != victim]
+    nodes.power_off(victim)
+    try:
+        wait_fib(eip, rest, 5)
+        conditions = {c["type"]: c["status"] for c in get("node", victim)["status"]["conditions"]}
+        assert conditions["Ready"] == "True", "takeover and withdrawal were faster than the API"
+    finally:
+        nodes.power_on(victim)
+    wait_fib(eip, list(NODES), 40)
+    settled()
+
+
+def test_half_of_the_network_silent_withdraws_nothing(eip):
+    """Two of three nodes do not answer anybody's probes: the observers are wrong."""
+    for node in ("node2", "node3"):
+        rules = "icmp type echo-request drop; tcp dport 10250 drop;"
+        table = f"table ip deaf {{ chain i {{ type filter hook input priority -300; {rules} }}; }}"
+        cluster.inside(node, "nft", "-f", "-", stdin=table)
+    try:
+        until(
+            "the silence to be noticed",
+            lambda: any("porter_ha_nodes_silent 2.0" in nodes.endpoint(n, "/metrics") for n in NODES),
+            10,
+        )
+        time.sleep(1.0)
+        for router in ROUTERS:
+            assert routers.node_names(routers.fib(router)[eip]) == list(NODES)
+    finally:
+        for node in ("node2", "node3"):
+            cluster.inside(node, "nft", "delete", "table", "ip", "deaf")
+    settled()
+
+
+class Outage:
+    """The API server frozen: connections hang, nothing is answered."""
+
+    def __enter__(self) -> None:
+        self._pids = session_pids(int((PIDS / "kube-apiserver").read_text()))
+        for pid in self._pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(8.0)  # longer than the Lease
+
+    def __exit__(self, *exc: object) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGCONT)
+        until("the API server", lambda: "ok" in kubectl("get", "--raw", "/readyz"), 60)
+
+
+def test_an_api_outage_changes_nothing_and_a_node_that_dies_meanwhile_is_withdrawn(eip):
+    since = {f[0]: f[4] for f in map(str.split, routers.birdc("show protocols").splitlines()) if len(f) > 5}
+    victim = next(n for n in NODES if n != nodes.leader())
+    try:
+        with Outage():
+            for router in ROUTERS:
+                assert routers.node_names(routers.fib(router)[eip]) == list(NODES)
+            now = {f[0]: f[4] for f in map(str.split, routers.birdc("show protocols").splitlines()) if len(f) > 5}
+            assert now == since, "no session was lost"
+            nodes.power_off(victim)
+            wait_fib(eip, [n for n in NODES if n != victim], 5)
+    finally:
+        nodes.power_on(victim)
+    settled()
+    wait_fib(eip, list(NODES), 40)
+    apply(service("after", "web"))
+    wait_fib(wait_addresses("after")[0], list(NODES))
+
+
+def test_a_leader_that_dies_in_an_api_outage_is_replaced_in_bgp(eip):
+    old, med = nodes.leader(), best_med(eip)
+    with Outage():
+        nodes.kill_manager(old)
+        until("a standby's paths are best", lambda: best_med(eip) < med, 10, 0.05)
+        for router in ROUTERS:
+            assert routers.node_names(routers.fib(router)[eip]) == list(NODES)
+    settled()
+    wait_fib(eip, list(NODES))
+    assert addresses("web") == (eip,)
+
+
+def test_a_planned_stop_is_make_before_break(eip):
+    """The successor announces first; then the one that stops withdraws, so nothing of it stays stale."""
+    old = nodes.leader()
+    wrapper = int((PIDS / f"{old}-manager").read_text())
+    parent = min(p for p in session_pids(wrapper) if p != wrapper and p not in nodes.pids(old).values())
+    ours = topology.lan(old)[0]
+    os.kill(parent, signal.SIGTERM)
+    until("another leader", lambda: nodes.leader() not in ("", old), 20)
+    until("its paths withdrawn", lambda: f"from {ours}" not in routers.birdc(f"show route all for {eip}"), 20)
+    settled()
+    wait_fib(eip, list(NODES))
+
+
+def test_metrics_say_who_is_fenced():
+    settled()
+    fenced = [n for n in NODES if "porter_ha_fenced 1.0" in nodes.endpoint(n, "/metrics")]
+    assert fenced == [nodes.leader()]
+    assert json.loads(nodes.endpoint(nodes.leader(), "/readyz"))["leading"]
