@@ -112,6 +112,22 @@ def crds(output: Path | None) -> None:
 
 
 @main.command()
+@_KUBECONFIG
+@click.option("--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives.")
+@click.option("--timeout", default=30.0, help="Seconds to wait for another leader.", show_default=True)
+def handover(kubeconfig: str, namespace: str, timeout: float) -> None:
+    """Let another replica lead, without losing a packet."""
+    import asyncio
+
+    from porter_ha.manager.handover import hand_over
+
+    before, after = asyncio.run(hand_over(kubeconfig, namespace, timeout))
+    if not after:
+        raise click.ClickException(f"{before or 'nobody'} still leads after {timeout:.0f} s; is another replica ready?")
+    click.echo(f"handed over from {before} to {after}")
+
+
+@main.command()
 @click.option(
     "--service-account", default="porter-ha-system:porter-ha-manager", help="NAMESPACE:NAME", show_default=True
 )

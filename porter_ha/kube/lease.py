@@ -4,6 +4,7 @@
 """
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,8 +17,17 @@ from porter_ha.model.objects import Lease
 _decoder = msgspec.json.Decoder(Lease)
 
 
-def record_of(raw: bytes) -> tuple[Record, str]:
-    """The Lease as core/lease.py knows it, and the epoch that its holder has announced to routers (as text)."""
+class Seen(NamedTuple):
+    """A Lease as read: what core/lease.py decides by, the epoch that its holder has announced to routers, and whether
+    somebody asks the holder to hand over."""
+
+    record: Record
+    announced_epoch: int
+    hand_over: bool
+
+
+def seen(raw: bytes) -> Seen:
+    """Raises msgspec.DecodeError, or ValueError for a resourceVersion that is no number."""
     lease = _decoder.decode(raw)
     spec = lease.spec
     record = Record(
@@ -26,7 +36,10 @@ def record_of(raw: bytes) -> tuple[Record, str]:
         version=int(lease.metadata.resource_version),
         duration_s=float(spec.lease_duration_seconds or 1),
     )
-    return record, lease.metadata.annotation(names.ANNOUNCED_ANNOTATION)
+    announced = lease.metadata.annotation(names.ANNOUNCED_ANNOTATION)
+    asked = lease.metadata.annotation(names.HANDOVER_ANNOTATION)
+    epoch = int(announced) if announced.isascii() and announced.isdigit() else 0
+    return Seen(record, epoch, bool(asked) and asked == record.holder)
 
 
 class LeaseStore:
@@ -35,15 +48,16 @@ class LeaseStore:
         self._collection = paths.leases(namespace)
         self._path = f"{self._collection}/{names.LEASE_NAME}"
 
-    async def read(self) -> tuple[Record, str] | None:
+    async def read(self) -> Seen | None:
+        """The Lease; None when there is none."""
         try:
-            return record_of(await self._request("GET", self._path))
+            return seen(await self._request("GET", self._path))
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
 
-    async def write(self, step: Write, holder: str, announced: str) -> Record:
+    async def write(self, step: Write, holder: str, announced_epoch: int) -> Record:
         """Compare-and-swap. Raises ApiError 409 when somebody was faster, Unreachable when the fate is unknown."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec: dict[str, object] = {
@@ -54,7 +68,7 @@ class LeaseStore:
         }
         if step.acquire:
             spec["acquireTime"] = now
-        meta: dict[str, object] = {"annotations": {names.ANNOUNCED_ANNOTATION: announced}}
+        meta: dict[str, object] = {"annotations": {names.ANNOUNCED_ANNOTATION: str(announced_epoch)}}
         if step.version:
             meta["resourceVersion"] = str(step.version)
             raw = await self._request("PATCH", self._path, {"metadata": meta, "spec": spec}, MERGE)
@@ -66,7 +80,13 @@ class LeaseStore:
                 "spec": spec,
             }
             raw = await self._request("POST", self._collection, body)
-        return record_of(raw)[0]
+        return seen(raw).record
+
+    async def ask_to_hand_over(self, holder: str) -> None:
+        """Ask this holder to let another replica lead."""
+        await self._request(
+            "PATCH", self._path, {"metadata": {"annotations": {names.HANDOVER_ANNOTATION: holder}}}, MERGE
+        )
 
     async def _request(
         self, method: str, path: str, body: object = None, content_type: str = "application/json"

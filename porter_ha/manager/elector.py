@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from porter_ha.core.lease import Election, LeaseSettings, Read, State, Wait, Write
 from porter_ha.kube import paths
 from porter_ha.kube.client import ApiError, Client, Unreachable
-from porter_ha.kube.lease import LeaseStore, record_of
+from porter_ha.kube.lease import LeaseStore, Seen, seen
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model import names
 from porter_ha.obs.log import log
@@ -44,6 +44,7 @@ class Elector:
         self._floor, self._on_change = floor, on_change
         self._wake = asyncio.Event()
         self._reread = False
+        self._yielding: asyncio.Task[None] | None = None
 
     @property
     def leading(self) -> bool:
@@ -63,23 +64,18 @@ class Elector:
         """Give the Lease up for good, as well as it can be done."""
         await self._release(self.election.resign())
 
-    async def yield_lease(self) -> None:
-        """Give the Lease up, and let the others have it."""
-        self.election.yield_until(time.monotonic() + YIELD_S)
-        await self._release(self.election.release())
-
     async def _release(self, step: Write | None) -> None:
         if step is None:
             return
         try:
             try:
-                await self._store.write(step, "", self._announced_text())
+                await self._store.write(step, "", self._announced())
             except ApiError as error:
                 found = await self._store.read() if error.status == 409 else None
-                if found is None or found[0].holder != self.election.settings.identity:
+                if found is None or found.record.holder != self.election.settings.identity:
                     raise
                 # a renewal of ours was on its way: free what it wrote
-                await self._store.write(Write(step.epoch, found[0].version, False), "", self._announced_text())
+                await self._store.write(Write(step.epoch, found.record.version, False), "", self._announced())
             log("lease released", epoch=step.epoch)
         except (ApiError, Unreachable) as error:
             log("lease not released; it will expire", error=str(error))
@@ -87,23 +83,27 @@ class Elector:
     def _watched(self, changes: list[Change]) -> None:
         for change in changes:
             if change.raw is not None:
-                self._saw(change.raw)
+                self._saw(seen(change.raw))
             elif change.kind == "DELETED":
                 self._reread = True
         self._wake.set()
 
-    def _saw(self, raw: bytes) -> None:
-        record, announced = record_of(raw)
-        self.election.observed(record, time.monotonic())
-        self._note_announced(announced)
+    def _saw(self, found: Seen) -> None:
+        self.election.observed(found.record, time.monotonic())
+        if found.announced_epoch > self.announced_epoch:
+            self.announced_epoch, self.announced_at = found.announced_epoch, time.monotonic()
+        if found.hand_over and self.leading and self._yielding is None:
+            log("asked to hand over", epoch=self.election.epoch)
+            self._yielding = asyncio.create_task(self._yield_lease(), name="yield")
 
-    def _note_announced(self, text: str) -> None:
-        epoch = int(text) if text.isascii() and text.isdigit() else 0
-        if epoch > self.announced_epoch:
-            self.announced_epoch, self.announced_at = epoch, time.monotonic()
+    async def _yield_lease(self) -> None:
+        """Give the Lease up, and let the others have it."""
+        self.election.yield_until(time.monotonic() + YIELD_S)
+        await self._release(self.election.release())
+        self._yielding = None
 
-    def _announced_text(self) -> str:
-        return str(max(self.announced_epoch, self.to_announce))
+    def _announced(self) -> int:
+        return max(self.announced_epoch, self.to_announce)
 
     async def _elect(self) -> None:
         election = self.election
@@ -134,15 +134,16 @@ class Elector:
         found = await self._store.read()
         floor = 0 if found else await self._floor()
         self._reread = False
-        self.election.observed(found[0] if found else None, time.monotonic(), floor)
-        if found:
-            self._note_announced(found[1])
+        if found is None:
+            self.election.observed(None, time.monotonic(), floor)
+        else:
+            self._saw(found)
 
     async def _write(self, step: Write) -> None:
         self.election.sent(time.monotonic())
-        record = await self._store.write(step, self.election.settings.identity, self._announced_text())
+        record = await self._store.write(step, self.election.settings.identity, self._announced())
         self.election.written(record, time.monotonic())
-        self._note_announced(self._announced_text())
+        self.announced_epoch = self._announced()
         if step.acquire:
             log("lease acquired", epoch=record.epoch)
 

@@ -127,11 +127,6 @@ class Leadership:
             except TimeoutError:
                 log("no successor has announced; leaving routes to graceful restart")
 
-    async def yield_lease(self) -> None:
-        """Hand over to another replica and stay as a standby."""
-        self._shut_api_door()
-        await self.elector.yield_lease()
-
     # -- changes
 
     def _changed(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.lab import cluster, controlplane, nodes, routers, topology
 from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
-from tests.lab.shell import PIDS, LabError, session_pids, until
+from tests.lab.shell import PIDS, LabError, run, session_pids, until
 from tests.lab.topology import NODES, ROUTERS
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -231,3 +231,16 @@ def test_metrics_say_who_is_fenced():
     fenced = [n for n in NODES if "porter_ha_fenced 1.0" in nodes.endpoint(n, "/metrics")]
     assert fenced == [nodes.leader()]
     assert json.loads(nodes.endpoint(nodes.leader(), "/readyz"))["leading"]
+
+
+def test_a_handover_that_is_asked_for(eip):
+    """`porter-ha handover`: another leads, the one that led stays as a warm standby, and no route is lost."""
+    settled()
+    old = nodes.leader()
+    said = run(nodes.PORTER, "handover", "--kubeconfig", str(controlplane.KUBECONFIG))
+    assert said.startswith(f"handed over from porter-ha-manager-{old}"), said
+    until("another leader", lambda: nodes.leader() not in ("", old), 20)
+    pids = nodes.pids(old)
+    settled()
+    assert nodes.pids(old) == pids, "no process was restarted"
+    wait_fib(eip, list(NODES))
