@@ -34,6 +34,9 @@ lab: lab-parts ## the demo's cluster, left up, with a KUBECONFIG and hints
 lab-down: .venv/ready ## remove the lab
 	$(PY) -m tests.lab down
 
+drill: lab-parts ## failover drills under traffic; writes build/drills.json and build/drills.html
+	$(PY) -m tests.lab drill all
+
 crds: .venv/ready ## write helm/porter-ha/crds from porter_ha/model/crds.py
 	.venv/bin/porter-ha crds --output helm/porter-ha/crds
 
@@ -43,4 +46,4 @@ reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check test demo lab lab-down crds reasons lock
+.PHONY: help venv lab-parts check test demo lab lab-down drill crds reasons lock

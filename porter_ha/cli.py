@@ -151,10 +151,21 @@ def reasons() -> None:
         click.echo(f"| `{reason}` | {reason.doc} |")
 
 
+@main.command()
+@click.argument("name")
+def drill(name: str) -> None:
+    """Run the failover drill NAME, or all of them, in the lab (from a source checkout)."""
+    _lab(["drill", name])
+
+
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> None:
     """The cluster in a box: up, down, demo (from a source checkout)."""
+    _lab(list(arguments))
+
+
+def _lab(arguments: list[str]) -> None:
     try:
         module: ModuleType = importlib.import_module("tests.lab.__main__")
     except ModuleNotFoundError as error:
@@ -162,7 +173,7 @@ def lab(arguments: tuple[str, ...]) -> None:
             raise
         click.echo("the lab is part of the source checkout: run this in its top folder", err=True)
         sys.exit(2)
-    module.main(list(arguments))
+    module.main(arguments)
 
 
 if __name__ == "__main__":

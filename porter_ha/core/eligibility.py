@@ -117,7 +117,10 @@ def node_view(node: Node) -> NodeView:
     """A node as a next hop, with the Reason when it may be none (design 2.4). Cordoning changes nothing."""
     meta = node.metadata
     refusal: Reason | None = None
-    if meta.deletion_timestamp or node.condition("Ready") != "True":
+    ready = node.condition("Ready")
+    if not meta.deletion_timestamp and ready == "Unknown":
+        refusal = Reason.NODE_UNKNOWN  # a kubelet that does not report; our own probes may vouch for the node
+    elif meta.deletion_timestamp or ready != "True":
         refusal = Reason.NODE_NOT_READY
     elif node.condition("NetworkUnavailable") == "True":
         refusal = Reason.NODE_NETWORK_UNAVAILABLE

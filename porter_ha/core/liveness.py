@@ -62,6 +62,11 @@ class Liveness:
         """The nodes that this replica hears nothing of."""
         return frozenset(name for name, node in self._nodes.items() if node.known and node.missed >= MISSES)
 
+    def alive(self, name: str) -> bool:
+        """Whether this replica hears the node."""
+        node = self._nodes.get(name)
+        return node is not None and node.known and node.missed < MISSES
+
     def judge(self, others: Mapping[str, frozenset[str]], alone: bool, now: float) -> frozenset[str]:
         """The dead nodes. `others` are the silent nodes of every other replica that we hear; `alone` says that there
         is no other replica to ask."""

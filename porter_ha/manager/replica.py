@@ -50,6 +50,7 @@ class Replica:
         self.pools = Pools((), {})
         self.peers = Peers((), {}, {}, {}, {}, ())
         self.dead: frozenset[str] = frozenset()
+        self.vouched: frozenset[str] = frozenset()
         self.changed = asyncio.Event()
         self.liveness = Liveness()
         self._client, self._access = client, access
@@ -74,6 +75,7 @@ class Replica:
         self._tokens = 0
         self._waiting_sync: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
         self._unseen: dict[int, set[str]] = {}
+        self._unknown: set[str] = set()
         self._feeding = self._filled = False
         self._refills: set[asyncio.Task[None]] = set()
 
@@ -237,6 +239,9 @@ class Replica:
         addresses = {name: view.addresses[0] for name, view in ready.items() if view.addresses}
         self._prober.set_nodes(addresses)
         self.rejoin.set_nodes(addresses)
+        self._unknown = {name for name, view in views.items() if view.refusal is Reason.NODE_UNKNOWN}
+        for name in self.vouched & self._unknown:
+            views[name] = replace(views[name], refusal=None)
         for names, reason in ((self.dead, Reason.NODE_SILENT), (self.rejoin.waiting, Reason.NODE_REJOINING)):
             for name in names & views.keys():
                 if views[name].refusal is None:
@@ -255,10 +260,12 @@ class Replica:
         """Our probes or another replica's verdicts may have changed."""
         others = {i: frozenset(known.beat.silent) for i, known in self.leadership.link.living().items()}
         dead = self.liveness.judge(others, alone=not self.leadership.link.known, now=time.monotonic())
+        vouched = frozenset(name for name in self._unknown if self.liveness.alive(name))
         if dead != self.dead:
             log("nodes judged", dead=sorted(dead), by=1 + len(others))
             self.rejoin.returned(self.dead - dead & set(self.liveness.nodes))
-            self.dead = dead
+        if (dead, vouched) != (self.dead, self.vouched):
+            self.dead, self.vouched = dead, vouched
             self._set_nodes()
             self._pump()
 

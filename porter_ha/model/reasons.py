@@ -36,6 +36,7 @@ class Reason(StrEnum):
     NO_NODES = "NoEligibleNodes", "No node may be a next hop of this EIP."
     # Nodes
     NODE_NOT_READY = "NodeNotReady", "The node's Ready condition is not True."
+    NODE_UNKNOWN = "NodeUnknown", "The node's kubelet does not report, and the node answers no probe."
     NODE_SILENT = "NodeSilent", "The node answers the probes of no replica."
     NODE_REJOINING = "NodeRejoining", "The node answers again, but its agent or kube-proxy is not ready yet."
     NODE_NETWORK_UNAVAILABLE = "NodeNetworkUnavailable", "The node's NetworkUnavailable condition is True."

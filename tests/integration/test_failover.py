@@ -146,6 +146,22 @@ def test_the_leaders_node_dies(eip):
     settled()
 
 
+def test_a_kubelet_that_does_not_report_changes_nothing_on_a_node_that_lives(eip):
+    """Its Ready condition becomes Unknown; the node answers our probes and stays a next hop (I4)."""
+    victim = next(n for n in NODES if n != nodes.leader())
+    cluster.stop(f"{victim}-kubelet", signal.SIGKILL)
+    try:
+        condition = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+        patch = json.dumps({"status": {"conditions": [condition]}})
+        kubectl("patch", "node", victim, "--subresource=status", "--type=strategic", "-p", patch)
+        apply(service("marker", "web"))
+        wait_fib(wait_addresses("marker")[0], list(NODES))
+        wait_fib(eip, list(NODES), 1)
+    finally:
+        nodes.start_kubelet(victim)
+    settled()
+
+
 def test_half_of_the_network_silent_withdraws_nothing(eip):
     """Two of three nodes do not answer anybody's probes: the observers are wrong."""
     for node in ("node2", "node3"):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import time
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.lab import cluster, nodes, routers
 from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
+from tests.lab.flows import RouteMonitor
 from tests.lab.shell import PIDS, inside, session_pids, until
 from tests.lab.topology import NODES, ROUTERS
 
@@ -26,33 +26,16 @@ def eip():
     return address
 
 
-class RouteWatch:
-    """Every change of the EIP's route in both routers' kernels, as the kernels tell it."""
-
-    def __init__(self, eip: str) -> None:
-        self._eip = eip
-        self._monitors = [
-            subprocess.Popen(
-                ["ip", "-o", "-n", f"porter-{router}", "monitor", "route"], stdout=subprocess.PIPE, text=True
-            )
-            for router in ROUTERS
-        ]
-
-    def _lines(self) -> list[str]:
-        found = []
-        for monitor in self._monitors:
-            monitor.terminate()
-            output, _ = monitor.communicate()
-            found += [line for line in output.splitlines() if self._eip in line]
-        return found
+class RouteWatch(RouteMonitor):
+    """What must not be among the changes of a route."""
 
     def changes(self) -> list[str]:
         """Deletions, and routes with fewer than all next hops: there must be none when no term changes."""
-        return [line for line in self._lines() if line.startswith("Deleted") or line.count("via") < len(NODES)]
+        return [line for line in self.lines() if "Deleted" in line or line.count("via") < len(NODES)]
 
     def deletions(self) -> list[str]:
         """Moments without any route. While a new term's MED arrives, BIRD replaces an EIP's paths one by one."""
-        return [line for line in self._lines() if line.startswith("Deleted")]
+        return [line for line in self.lines() if "Deleted" in line]
 
 
 def manager_pids(node: str) -> list[int]:

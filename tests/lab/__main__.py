@@ -61,6 +61,43 @@ def demo(keep: bool) -> None:
     sys.exit(0 if good else 1)
 
 
+@lab.command()
+@click.argument("name")
+@click.option("--keep", is_flag=True, help="Leave the lab up afterwards.")
+def drill(name: str, keep: bool) -> None:
+    """Run a failover drill, or all; writes build/drills.json and build/drills.html."""
+    import msgspec
+
+    from tests.lab import drills, report
+
+    results = []
+    try:
+        wanted = drills.chosen(name)
+        with console.status("bringing the lab up"):
+            drills.prepare()
+        for one in wanted:
+            with console.status(f"{one.name} ({one.seconds:.0f} s of traffic)"):
+                result = drills.execute(one)
+            results.append(result)
+            colour, verdict = ("green", "kept") if result.ok else ("red", "BROKEN")
+            console.print(
+                f"[{colour}]{verdict:6}[/{colour}] {result.name:26} lost: {result.packets_lost} of "
+                f"{result.packets_sent} packets, {result.connections_lost} of {result.connections} connections "
+                f"({result.connections_rehashed} rehashed); takeover {result.takeover_s} s, "
+                f"converged {result.converge_s} s {result.error}"
+            )
+    except LabError as error:
+        raise click.ClickException(str(error)) from None
+    finally:
+        if not keep:
+            cluster.down()
+        build = LOGS.parents[1]
+        (build / "drills.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+        (build / "drills.html").write_text(report.html(results), encoding="utf-8")
+    console.print(f"{sum(r.ok for r in results)} of {len(results)} promises kept; build/drills.html shows each")
+    sys.exit(0 if all(r.ok for r in results) else 1)
+
+
 def main(arguments: list[str] | None = None) -> None:
     lab.main(arguments, standalone_mode=True)
 

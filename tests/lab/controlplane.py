@@ -137,7 +137,7 @@ def start_controllers() -> None:
             "garbage-collector-controller",
             "--leader-elect=false",
             "--node-monitor-period=500ms",
-            "--node-monitor-grace-period=5s",
+            "--node-monitor-grace-period=40s",  # the stock value: what notices a dead node in the lab is ours
             "--concurrent-service-endpoint-syncs=5",
             f"--service-account-private-key-file={PKI / 'sa.key'}",
             "--kube-api-qps=200",

@@ -4,10 +4,8 @@ A step that is not so makes the whole demo fail; it goes on all the same, so tha
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,36 +13,12 @@ from rich.table import Table
 from tests.lab import cluster, nodes, routers
 from tests.lab.cluster import addresses, fetch, service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, kubectl
-from tests.lab.shell import PREFIX, PYTHON, LabError, inside, until
-from tests.lab.topology import NODES, ROUTERS, client_source
+from tests.lab.flows import Flow
+from tests.lab.shell import LabError, inside, until
+from tests.lab.topology import NODES, ROUTERS
 
 PAGES = 30
 FLOW_S = 10.0
-
-
-class Flow:
-    """Steady traffic through one router, running while something happens."""
-
-    def __init__(self, router: str, eip: str, seconds: float) -> None:
-        command = [
-            str(PYTHON),
-            "-m",
-            "tests.lab.traffic",
-            "flow",
-            client_source(router)[0],
-            eip,
-            str(seconds),
-            "50",
-            "500",
-        ]
-        self._process = subprocess.Popen(
-            ["ip", "netns", "exec", PREFIX + "client", *command], stdout=subprocess.PIPE, text=True
-        )
-
-    def result(self) -> dict[str, Any]:
-        output, _ = self._process.communicate(timeout=60)
-        found: dict[str, Any] = json.loads(output)
-        return found
 
 
 class Demo:
@@ -226,7 +200,7 @@ class Demo:
         pages, pages_lost, slow, packets, packets_lost = (sum(r[k] for r in results) for k in kinds)
         counts = f"{pages} connections, {pages_lost} lost; {packets} packets, {packets_lost} lost"
         if pages_lost or packets_lost or slow:
-            when = [r["lost_at"] for r in results]
+            when = [r["lost_at"][:20] for r in results]
             raise LabError(f"{said}: {counts}, {slow} connections needed a retransmission; lost at (s): {when}")
         return f"{said}: {counts}"
 

@@ -32,7 +32,7 @@ def _bird_config(peers: list[str]) -> str:
         for i, peer in enumerate(peers)
     )
     kernels = "\n".join(
-        f"protocol kernel {{ merge paths yes limit 64; {family} {{ import none; export where source = RTS_BGP; }}; }}"
+        f"protocol kernel {{ merge paths yes limit 64; graceful restart on; {family} {{ import none; export where source = RTS_BGP; }}; }}"
         for family in ("ipv4", "ipv6")
     )
     return (
@@ -60,12 +60,15 @@ def clean() -> None:
     shutil.rmtree(RUN, ignore_errors=True)
 
 
-def start_bird() -> None:
+def start_bird(recover: bool = False) -> None:
+    """With `recover`, BIRD takes its kernel routes over from its predecessor (graceful restart)."""
     config = STATE / "bird.conf"
     config.write_text(_bird_config([lan(n)[0] for n in NODES]))
     bird = shutil.which("bird") or "/usr/sbin/bird"
-    start("bird", [bird, "-f", "-c", str(config), "-s", str(STATE / "bird.ctl")], "router2")
-    until("BIRD", (STATE / "bird.ctl").exists)
+    start(
+        "bird", [bird, "-f", "-c", str(config), "-s", str(STATE / "bird.ctl"), *(["-R"] if recover else [])], "router2"
+    )
+    until("BIRD", lambda: "ready" in birdc("show status"))
 
 
 def vtysh(command: str) -> str:

@@ -13,6 +13,9 @@ from collections import Counter
 
 PORT = 80
 ANSWER_S = 2.0
+LASTING_S = 5.0
+ASK_S = 0.1
+LASTING = 20
 RETRANSMIT_S = 0.9  # a SYN is sent again after 1 s: an answer later than this means that a packet was lost
 
 
@@ -50,6 +53,32 @@ class _Flow(asyncio.DatagramProtocol):
 
     def error_received(self, exc: Exception) -> None:
         pass  # refused: counted as unanswered
+
+
+class Lasting:
+    """Long-lived TCP connections, each asking for a page every ASK_S: who serves it, and when it broke."""
+
+    def __init__(self, source: str, address: str, started: float) -> None:
+        self._source, self._address, self._started = source, address, started
+        self.broken: list[tuple[float, str]] = []
+        self.kept = 0
+
+    async def run(self, seconds: float) -> None:
+        end, server = time.time() + seconds, ""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                reader, writer = await asyncio.open_connection(self._address, PORT, local_addr=(self._source, 0))
+            while time.time() < end:
+                writer.write(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
+                async with asyncio.timeout(LASTING_S):
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                    server = head.rpartition("Served-By: ")[2].partition("\r\n")[0]
+                    await reader.readexactly(int(head.partition("Content-Length: ")[2].partition("\r\n")[0]))
+                await asyncio.sleep(ASK_S)
+            writer.close()
+            self.kept += 1
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            self.broken.append((round(time.time() - self._started, 3), server))
 
 
 async def flow(source: str, address: str, seconds: float, tcp_per_s: float, udp_per_s: float) -> dict[str, object]:
@@ -93,7 +122,8 @@ async def flow(source: str, address: str, seconds: float, tcp_per_s: float, udp_
             due += 1 / udp_per_s
             await asyncio.sleep(max(0.0, due - loop.time()))
 
-    await asyncio.gather(pages(), packets())
+    lasting = Lasting(source, address, started)
+    await asyncio.gather(pages(), packets(), *(lasting.run(seconds) for _ in range(LASTING)))
     await asyncio.sleep(0.5)
     answered: set[int] = set()
     for transport, protocol in flows:
@@ -106,7 +136,10 @@ async def flow(source: str, address: str, seconds: float, tcp_per_s: float, udp_
         "pages_slow": slow,
         "packets": len(sent),
         "packets_lost": len(missing),
-        "lost_at": sorted(lost_pages + missing)[:50],
+        "lost_at": sorted(lost_pages + missing)[:2000],
+        "lasting": lasting.kept + len(lasting.broken),
+        "broken": lasting.broken,
+        "started": started,
     }
 
 

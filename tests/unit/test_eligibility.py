@@ -105,7 +105,8 @@ def node(conditions=(("Ready", "True"),), labels=None, annotations=None, taints=
     ("more", "reason"),
     [
         ({}, None),
-        ({"conditions": [("Ready", "Unknown")]}, Reason.NODE_NOT_READY),
+        ({"conditions": [("Ready", "Unknown")]}, Reason.NODE_UNKNOWN),
+        ({"conditions": [("Ready", "False")]}, Reason.NODE_NOT_READY),
         ({"conditions": []}, Reason.NODE_NOT_READY),
         ({"conditions": [("Ready", "True"), ("NetworkUnavailable", "True")]}, Reason.NODE_NETWORK_UNAVAILABLE),
         ({"labels": {"node.kubernetes.io/exclude-from-external-load-balancers": ""}}, Reason.NODE_EXCLUDED),

@@ -1,0 +1,395 @@
+"""Failover drills: a fault under steady traffic through an EIP, with everything counted and put on one time axis.
+
+Each drill runs two flows from the client, one per router (new TCP connections, long-lived ones, UDP packets), and
+watches the routes in both routers' kernels. What may be lost is said by the drill: nothing, or only what went to a node
+that died, until it was withdrawn. Times are reported and not judged.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tests.lab import cluster, controlplane, nodes, routers
+from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
+from tests.lab.controlplane import apply, kubectl
+from tests.lab.flows import Flow, RouteMonitor
+from tests.lab.shell import LOGS, PIDS, LabError, inside, run, session_pids, stop, until
+from tests.lab.topology import NODES, ROUTERS
+
+BEFORE_S = 2.0
+AFTER_S = 3.0
+SERVICES = ("web", "web-class", "web-local")
+
+
+class Result(msgspec.Struct):
+    """What a drill came to. Times in seconds after the fault; None where there was nothing of the kind."""
+
+    name: str
+    ok: bool = False
+    packets_sent: int = 0
+    packets_lost: int = 0
+    connections: int = 0
+    connections_lost: int = 0
+    connections_rehashed: int = 0
+    detect_s: float | None = None
+    takeover_s: float | None = None
+    converge_s: float | None = None
+    eips_changed: int = 0
+    promise: str = ""
+    error: str = ""
+    fault_at: float = 0.0
+    seconds: float = 0.0
+    lost_at: list[float] = []
+    routes_at: list[float] = []
+    leaders: list[tuple[float, str]] = []
+
+
+class Drill(msgspec.Struct):
+    """`fault` does it, returns when it has healed, and names the node that died, if one did; `undo` restores."""
+
+    name: str
+    promise: str
+    seconds: float
+    fault: Callable[[], str | None]
+    undo: Callable[[], None] = lambda: None
+    may_lose: bool = False
+
+
+# --- the faults ----------------------------------------------------------------------------------------------
+
+
+def manager_pids(node: str) -> list[int]:
+    wrapper = int((PIDS / f"{node}-manager").read_text())
+    return [pid for pid in session_pids(wrapper) if pid != wrapper]
+
+
+def another_leader(old: str) -> None:
+    others = [n for n in NODES if n != old]
+    until("another leader", lambda: any(nodes.ready(n).get("leading") for n in others), 30)
+
+
+def leader_crash() -> None:
+    old = nodes.leader()
+    nodes.kill_manager(old)
+    another_leader(old)
+
+
+def leader_freeze() -> None:
+    old = nodes.leader()
+    pids = manager_pids(old)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        another_leader(old)
+        apply(service("during", "web"))
+        wait_addresses("during")
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def planned_handover() -> None:
+    old = nodes.leader()
+    run(nodes.PORTER, "handover", "--kubeconfig", str(controlplane.KUBECONFIG))
+    another_leader(old)
+
+
+def rolling_upgrade() -> None:
+    """SIGTERM to each manager in turn, each warm again before the next."""
+    for node in NODES:
+        parent = min(p for p in manager_pids(node) if p not in nodes.pids(node).values())
+        os.kill(parent, signal.SIGTERM)
+        replaced(node, parent)
+
+
+def replaced(node: str, parent: int) -> None:
+    until(f"the old manager of {node} to end", lambda: parent not in manager_pids(node), 40)
+    until(f"the manager of {node}", lambda: nodes.ready(node).get("ready"), 30)
+    until(f"sessions of {node}", lambda: cluster.sessions_up(node), 30)
+
+
+def worker_crash(worker: str) -> Callable[[], None]:
+    def fault() -> None:
+        node = nodes.leader()
+        pid = nodes.pids(node)[worker]
+        os.kill(pid, signal.SIGKILL)
+        until(f"a new {worker}", lambda: nodes.pids(node).get(worker) not in (None, pid), 20)
+        until("its sessions", lambda: cluster.sessions_up(node), 20)
+
+    return fault
+
+
+def agent_crash() -> None:
+    wrapper = int((PIDS / "node1-agent").read_text())
+    for pid in session_pids(wrapper):
+        if pid != wrapper:
+            os.kill(pid, signal.SIGKILL)
+    until("the agent", lambda: nodes.ready("node1", nodes.AGENT_PORT).get("ready"), 20)
+
+
+def standby_node() -> str:
+    return next(n for n in NODES if n != nodes.leader())
+
+
+_dead: list[str] = []
+
+
+def power_off(choose: Callable[[], str]) -> Callable[[], str]:
+    def fault() -> str:
+        victim = choose()
+        _dead.append(victim)
+        nodes.power_off(victim)
+        eip = addresses("web-local")[0]
+        wait_fib(eip, [n for n in NODES if n != victim], 20)
+        until("one leader", lambda: nodes.leader() not in ("", victim), 20)
+        return victim
+
+    return fault
+
+
+def power_on() -> None:
+    while _dead:
+        nodes.power_on(_dead.pop())
+
+
+def router_restart() -> None:
+    """BIRD is killed and started again: it keeps its kernel routes and recovers (RFC 4724, restarting side)."""
+    stop("bird", signal.SIGKILL)
+    routers.start_bird(recover=True)
+    until("BIRD's sessions", lambda: routers.birdc("show protocols").count("Established") == 3, 60)
+
+
+def session_reset() -> None:
+    """TCP of the leader's sessions is cut in the middle."""
+    node = nodes.leader()
+    inside(node, "ss", "-K", "dport", "=", ":179", check=False)
+    until("its sessions", lambda: cluster.sessions_up(node), 20)
+
+
+class Outage:
+    """The API server frozen."""
+
+    def __enter__(self) -> None:
+        self._pids = session_pids(int((PIDS / "kube-apiserver").read_text()))
+        for pid in self._pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def __exit__(self, *exc: object) -> None:
+        for pid in self._pids:
+            os.kill(pid, signal.SIGCONT)
+        until("the API server", lambda: "ok" in kubectl("get", "--raw", "/readyz"), 60)
+
+
+def api_outage() -> None:
+    with Outage():
+        time.sleep(8.0)
+
+
+def api_outage_node_down() -> str:
+    eip, victim = addresses("web-local")[0], standby_node()
+    _dead.append(victim)
+    with Outage():
+        time.sleep(6.0)
+        nodes.power_off(victim)
+        wait_fib(eip, [n for n in NODES if n != victim], 10)
+    return victim
+
+
+def api_outage_leader_crash() -> None:
+    old = nodes.leader()
+    with Outage():
+        time.sleep(6.0)
+        nodes.kill_manager(old)
+        others = [n for n in NODES if n != old]
+        until("a standby announces", lambda: any(nodes.ready(n).get("announcing") for n in others), 20)
+    until("one leader", nodes.leader, 30)
+
+
+def partition(node: str, port: int) -> None:
+    """Cut a node's own traffic to and from a TCP port, both ways."""
+    rules = f"tcp dport {port} drop; tcp sport {port} drop;"
+    chains = "".join(
+        f"chain {hook} {{ type filter hook {hook} priority -300; {rules} }};" for hook in ("input", "output")
+    )
+    inside(node, "nft", "-f", "-", stdin=f"table inet drill {{ {chains} }}")
+    _cut.append(node)
+
+
+_cut: list[str] = []
+
+
+def mend() -> None:
+    while _cut:
+        inside(_cut.pop(), "nft", "delete", "table", "inet", "drill")
+
+
+def leader_partition() -> None:
+    """The leader loses the API server, and nothing else."""
+    old = nodes.leader()
+    partition(old, 6443)
+    another_leader(old)
+
+
+def replica_link_partition() -> None:
+    """The replicas lose each other, and nothing else: nothing must happen."""
+    old = nodes.leader()
+    partition(old, 7474)
+    time.sleep(8.0)
+    if nodes.leader() != old:
+        raise LabError(f"leadership moved from {old} to {nodes.leader()} for nothing")
+
+
+def all_managers_down_and_back() -> None:
+    for node in NODES:
+        stop(f"{node}-manager", signal.SIGKILL)
+    time.sleep(4.0)
+    for node in NODES:
+        nodes.start_manager(node)
+    until("one leader", nodes.leader, 40)
+
+
+ALL = [
+    Drill("leader-crash", "nothing is lost", 9, leader_crash),
+    Drill("leader-freeze", "nothing is lost, and the thawed leader does no harm", 12, leader_freeze),
+    Drill("leader-partition", "nothing is lost", 12, leader_partition, mend),
+    Drill("leader-node-down", "only what is on its way to the dead node", 10, power_off(nodes.leader), power_on, True),
+    Drill("planned-handover", "nothing is lost", 12, planned_handover),
+    Drill("rolling-upgrade", "nothing is lost", 50, rolling_upgrade),
+    Drill("shard-crash", "nothing is lost", 7, worker_crash("shard-0")),
+    Drill("speaker-crash", "nothing is lost", 7, worker_crash("speaker")),
+    Drill("agent-crash", "nothing is lost", 7, agent_crash),
+    Drill("node-down", "only what is on its way to the dead node", 10, power_off(standby_node), power_on, True),
+    Drill("router-restart", "nothing is lost", 12, router_restart),
+    Drill("session-reset", "nothing is lost", 8, session_reset),
+    Drill("api-outage", "nothing is lost", 14, api_outage),
+    Drill("api-outage-node-down", "only what is on its way to the dead node", 14, api_outage_node_down, power_on, True),
+    Drill("api-outage-leader-crash", "nothing is lost", 14, api_outage_leader_crash),
+    Drill("replica-link-partition", "nothing happens", 13, replica_link_partition, mend),
+    Drill("all-managers-down-and-back", "nothing is lost", 14, all_managers_down_and_back),
+]
+
+
+# --- running them --------------------------------------------------------------------------------------------
+
+
+def prepare() -> cluster.Pods:
+    """The lab, and the Services that drills send traffic to."""
+    cluster.up()
+    pods = cluster.Pods()
+    for node in NODES:
+        pods.add(f"web-{node}", node, "web")
+    apply(
+        service("web"),
+        service("web-class", "web", opt_in="class"),
+        service("web-local", "web", externalTrafficPolicy="Local"),
+    )
+    for name in SERVICES:
+        wait_fib(wait_addresses(name)[0], list(NODES))
+    return pods
+
+
+def settled() -> None:
+    """What every drill starts from: all replicas warm and connected, every node a next hop, every pod reached."""
+
+    def so() -> bool:
+        states = [nodes.ready(n) for n in NODES]
+        return (
+            all(s.get("ready") for s in states)
+            and sum(bool(s.get("leading")) for s in states) == 1
+            and all(cluster.sessions_up(n) for n in NODES)
+            and all("porter_ha_replicas_heard 2.0" in nodes.endpoint(n, "/metrics") for n in NODES)
+        )
+
+    until("a settled cluster", so, 90)
+    eip = addresses("web-local")[0]
+    wait_fib(eip, list(NODES), 60)
+    until(
+        "pages from every pod", lambda: all(len(cluster.fetch(r, eip, 20)["served"]) == len(NODES) for r in ROUTERS), 60
+    )
+
+
+def execute(drill: Drill) -> Result:
+    """One drill, from a settled cluster to a settled cluster."""
+    settled()
+    result = Result(drill.name, promise=drill.promise, seconds=drill.seconds + BEFORE_S)
+    before = {name: addresses(name) for name in SERVICES}
+    eip = before["web-local"][0]
+    monitor = RouteMonitor(eip)
+    flows = [Flow(router, eip, result.seconds, pages_per_s=50, packets_per_s=500) for router in ROUTERS]
+    time.sleep(BEFORE_S)
+    fault_at, victim = time.time(), None
+    try:
+        victim = drill.fault()
+    except LabError as error:
+        result.error = str(error)
+    finally:
+        found = [flow.result() for flow in flows]
+        drill.undo()
+    _count(result, found, victim, fault_at)
+    started = min(f["started"] for f in found)
+    result.fault_at = round(fault_at - started, 3)
+    result.routes_at = [round(at - started, 3) for at in monitor.times()]
+    _read_logs(result, started, fault_at)
+    try:
+        settled()
+        result.eips_changed = sum(addresses(name) != held for name, held in before.items())
+    except LabError as error:
+        result.error = result.error or f"afterwards: {error}"
+    kubectl("delete", "service", "during", "--ignore-not-found")
+    lost = result.packets_lost + result.connections_lost
+    allowed = drill.may_lose and result.packets_lost < result.packets_sent / 2
+    result.ok = not result.error and not result.eips_changed and (not lost or allowed)
+    return result
+
+
+def _count(result: Result, found: list[dict[str, Any]], victim: str | None, fault_at: float) -> None:
+    for flow in found:
+        result.packets_sent += flow["packets"]
+        result.packets_lost += flow["packets_lost"]
+        result.connections += flow["pages"] + flow["lasting"]
+        result.connections_lost += flow["pages_lost"] + len(flow["broken"])
+        result.lost_at += flow["lost_at"] + [at for at, _ in flow["broken"]]
+        if victim is not None:
+            # A connection that broke although its pod's node lives: the router's hash moved it to another node.
+            rehashed = sum(1 for _, pod in flow["broken"] if pod and pod != f"web-{victim}")
+            result.connections_rehashed += rehashed
+            result.connections_lost -= rehashed
+
+
+_DETECTED = ("replica is dead", "taking over early", "nodes judged", "asked to hand over")
+
+
+def _read_logs(result: Result, started: float, fault_at: float) -> None:
+    """What the managers said after the fault, on the drill's time axis."""
+    for path in LOGS.glob("node*-manager.log"):
+        for line in path.read_text(errors="replace").splitlines():
+            if not line.startswith('{"time"'):
+                continue
+            said = json.loads(line)
+            if not fault_at <= said["time"] <= started + result.seconds + AFTER_S:
+                continue
+            after = round(said["time"] - fault_at, 3)
+            if said["event"] in _DETECTED:
+                result.detect_s = min(after, result.detect_s if result.detect_s is not None else after)
+            elif said["event"] == "lease acquired":
+                result.takeover_s = min(after, result.takeover_s if result.takeover_s is not None else after)
+                result.leaders.append((round(said["time"] - started, 3), said["node"]))
+    ours = [at for at in result.routes_at if result.fault_at <= at <= result.seconds]
+    result.converge_s = round(max(ours) - result.fault_at, 3) if ours else None
+
+
+def names() -> list[str]:
+    return [drill.name for drill in ALL]
+
+
+def chosen(name: str) -> list[Drill]:
+    """The drills of that name, or all. Raises LabError that names those there are."""
+    found = [drill for drill in ALL if name in ("all", drill.name)]
+    if not found:
+        raise LabError(f"there is no drill {name!r}; there are: all, {', '.join(names())}")
+    return found
