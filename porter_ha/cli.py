@@ -7,7 +7,6 @@ import socket
 import sys
 import uuid
 from pathlib import Path
-from types import ModuleType
 
 import click
 
@@ -166,14 +165,13 @@ def lab(arguments: tuple[str, ...]) -> None:
 
 
 def _lab(arguments: list[str]) -> None:
-    try:
-        module: ModuleType = importlib.import_module("tests.lab.__main__")
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("tests"):
-            raise
-        click.echo("the lab is part of the source checkout: run this in its top folder", err=True)
+    """The lab belongs to tests/ and is not shipped: it is there when this package runs from its source checkout."""
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / "tests" / "lab").is_dir():
+        click.echo("the lab is part of the source checkout, which this installation is not", err=True)
         sys.exit(2)
-    module.main(arguments)
+    sys.path.insert(0, str(checkout))
+    importlib.import_module("tests.lab.__main__").main(arguments)
 
 
 if __name__ == "__main__":

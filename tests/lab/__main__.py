@@ -70,9 +70,12 @@ def drill(name: str, keep: bool) -> None:
 
     from tests.lab import drills, report
 
-    results = []
     try:
         wanted = drills.chosen(name)
+    except LabError as error:
+        raise click.ClickException(str(error)) from None
+    results = []
+    try:
         with console.status("bringing the lab up"):
             drills.prepare()
         for one in wanted:

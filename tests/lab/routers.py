@@ -32,7 +32,8 @@ def _bird_config(peers: list[str]) -> str:
         for i, peer in enumerate(peers)
     )
     kernels = "\n".join(
-        f"protocol kernel {{ merge paths yes limit 64; graceful restart on; {family} {{ import none; export where source = RTS_BGP; }}; }}"
+        "protocol kernel { merge paths yes limit 64; graceful restart on; "
+        f"{family} {{ import none; export where source = RTS_BGP; }}; }}"
         for family in ("ipv4", "ipv6")
     )
     return (

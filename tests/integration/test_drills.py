@@ -1,0 +1,65 @@
+"""`porter-ha drill`: the shortest drills, for the machinery; `make drill` runs all of them."""
+
+import subprocess
+
+import pytest
+
+from tests.lab import drills, nodes, report
+from tests.lab.cluster import service, wait_addresses, wait_fib
+from tests.lab.controlplane import apply, kubectl
+from tests.lab.shell import LabError
+from tests.lab.topology import NODES
+
+
+@pytest.fixture(scope="module")
+def ready(lab):
+    apply(
+        service("web"),
+        service("web-class", "web", opt_in="class"),
+        service("web-local", "web", externalTrafficPolicy="Local"),
+    )
+    for name in drills.SERVICES:
+        wait_fib(wait_addresses(name)[0], list(NODES))
+    yield
+    kubectl("delete", "services", "-l", "component!=apiserver")
+
+
+@pytest.mark.parametrize("name", ["leader-crash", "speaker-crash", "node-down"])
+def test_the_promise_is_kept(ready, name):
+    (drill,) = drills.chosen(name)
+    result = drills.execute(drill)
+    assert result.ok, result
+    assert result.packets_sent > 0
+    assert result.connections > 0
+    assert result.eips_changed == 0
+    if name == "leader-crash":
+        assert result.leaders, "somebody took the Lease"
+    if name == "node-down":
+        assert result.packets_lost > 0, "a drill that breaks nothing shows nothing"
+    page = report.html([result])
+    assert name in page
+    assert "http" not in page.replace("http-equiv", ""), "the report needs nothing from outside"
+
+
+def test_a_broken_promise_is_seen(ready):
+    """The counting bites: with a router that drops the EIP's packets, a drill that allows no loss fails."""
+    table = "table inet thief { chain f { type filter hook forward priority 0; udp dport 80 drop; }; }"
+
+    def steal() -> None:
+        drills.inside("router1", "nft", "-f", "-", stdin=table)
+
+    result = drills.execute(drills.Drill("theft", "nothing is lost", 3, steal, _stop_theft))
+    assert not result.ok
+    assert result.packets_lost > 0
+
+
+def _stop_theft() -> None:
+    drills.inside("router1", "nft", "delete", "table", "inet", "thief")
+
+
+def test_an_unknown_drill_is_refused_with_the_names_of_those_there_are():
+    with pytest.raises(LabError, match="leader-crash"):
+        drills.chosen("no-such-drill")
+    done = subprocess.run([nodes.PORTER, "drill", "nonsense"], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "there is no drill 'nonsense'" in done.stderr
