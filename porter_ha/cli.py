@@ -157,7 +157,7 @@ def drill(name: str) -> None:
     _lab(["drill", name])
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lab(arguments: tuple[str, ...]) -> None:
     """The cluster in a box: up, down, demo (from a source checkout)."""

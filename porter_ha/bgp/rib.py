@@ -23,9 +23,10 @@ TOGETHER = 400
 class GroupRib:
     """The Adj-RIB-Out that peers of equal scope share."""
 
-    def __init__(self) -> None:
+    def __init__(self, sets: dict[int, PathSet]) -> None:
+        """`sets` is shared by all groups: the planner numbers them for all together."""
         self.routes: dict[str, int] = {}
-        self.sets: dict[int, PathSet] = {}
+        self.sets = sets
 
     def apply(self, announce: Announce) -> None:
         for one in announce.sets:
@@ -62,6 +63,12 @@ class SessionRib:
         if announce != self._announce:
             self._announce = announce
             self._pending.update(dict.fromkeys(self._group.routes if announce else self._sent))
+
+    def switch(self, group: GroupRib) -> None:
+        """Belong to another group from now on: only what differs between the two is sent."""
+        affected = [*self._sent, *group.routes]
+        self._group = group
+        self.touch(iter(affected))
 
     def touch(self, addresses: Iterator[str]) -> None:
         if self._announce:

@@ -1,7 +1,8 @@
 """The speaker: holds one session per peer and makes each router's view equal to what it was told.
 
 The interface is declarative: `set_peers` names exactly the sessions to hold, `apply` changes what groups should hear,
-`set_announce` opens and closes the BGP door. A change of one peer's settings resets that session and no other.
+`set_announce` opens and closes the BGP door. A change of one peer's settings resets that session and no other, and a
+change of its scope resets none.
 
 Must never
   send End-of-RIB before the manager said that the table is complete: routers would drop our stale routes;
@@ -22,13 +23,19 @@ from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, prepare
 from porter_ha.core.backoff import Backoff
 from porter_ha.core.session import Close, Output, Refresh, Send, Session, Up
 from porter_ha.model.effects import Announce
-from porter_ha.model.plan import PeerSettings
+from porter_ha.model.plan import PathSet, PeerSettings
 from porter_ha.obs.log import log
 from porter_ha.protocol import SessionReport
 
 _CEASE, _DECONFIGURED, _CHANGED = 6, 3, 6
 _HIGH_WATER = 1 << 18
 DRAIN_LOOK_S = 0.01
+
+
+def _same_speaker(old: PeerSettings, new: PeerSettings) -> bool:
+    """Whether a router would take a session with `new` for a restart of the one with `old`."""
+    fields = ("address", "peer_as", "local_as", "router_id", "families")
+    return all(getattr(old, field) == getattr(new, field) for field in fields)
 
 
 class Peer(asyncio.Protocol):
@@ -88,12 +95,30 @@ class Peer(asyncio.Protocol):
             return False
         return True
 
-    def remove(self, changed: bool) -> None:
-        """The peer is no longer wanted, or not in this shape: say so and close."""
+    def switch(self, settings: PeerSettings) -> None:
+        """Another scope of next hops is no matter of the session: it stays up, and hears the difference."""
+        if settings.group != self.settings.group:
+            self.settings = settings
+            self._group = self._speaker.group(settings.group)
+            if self._rib is not None:
+                self._rib.switch(self._group)
+                self.flush()
+
+    def remove(self, successor: PeerSettings | None) -> None:
+        """The peer is no longer wanted, or not in this shape.
+
+        When the session will come back to the same router as the same speaker, it ends without a word: the router then
+        keeps our routes over the change (RFC 4724). Otherwise a NOTIFICATION makes it forget them.
+        """
         self._task.cancel()
-        if self._transport is not None:
-            why = "the BgpPeer changed" if changed else "the BgpPeer was deleted"
-            self._act(self._session.stop(_CEASE, _CHANGED if changed else _DECONFIGURED, why))
+        if self._transport is None:
+            return
+        if successor is None:
+            self._act(self._session.stop(_CEASE, _DECONFIGURED, "the BgpPeer was deleted"))
+        elif self.settings.restart_time_s and successor.restart_time_s and _same_speaker(self.settings, successor):
+            self._down("the BgpPeer changed")
+        else:
+            self._act(self._session.stop(_CEASE, _CHANGED, "the BgpPeer changed"))
 
     # -- asyncio.Protocol
 
@@ -236,24 +261,28 @@ class Speaker:
         self._on_change = on_change
         self._change_pending = False
         self._groups: dict[str, GroupRib] = {}
+        self._sets: dict[int, PathSet] = {}
         self._peers: dict[str, Peer] = {}
 
     def group(self, name: str) -> GroupRib:
-        return self._groups.setdefault(name, GroupRib())
+        return self._groups.setdefault(name, GroupRib(self._sets))
 
     def set_peers(self, wanted: Iterable[PeerSettings]) -> None:
         """Exactly these sessions. Those whose settings are as before are not touched."""
         by_name = {settings.name: settings for settings in wanted}
         for name, peer in list(self._peers.items()):
-            if by_name.get(name) != peer.settings:
-                peer.remove(changed=name in by_name)
+            new = by_name.get(name)
+            if new is not None and msgspec.structs.replace(peer.settings, group=new.group) == new:
+                peer.switch(new)
+            else:
+                peer.remove(new)
                 del self._peers[name]
         for name, settings in by_name.items():
             if name not in self._peers:
                 self._peers[name] = Peer(settings, self)
         used = {settings.group for settings in by_name.values()}
-        for name in [n for n in self._groups if n not in used and not self._groups[n].routes]:
-            del self._groups[name]
+        for name in self._groups.keys() - used:
+            del self._groups[name]  # should it be used again, it is told anew
         self.changed()
 
     def set_dial(self, dial: bool) -> None:

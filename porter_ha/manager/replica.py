@@ -6,6 +6,8 @@ Leader and standby run the same wiring; what differs is which doors of the gate 
 import asyncio
 import time
 
+from msgspec.structs import replace
+
 from porter_ha.config import ManagerSettings
 from porter_ha.core.admit import Peers, Pools, Speaking, admit_bgp, admit_eips
 from porter_ha.core.eligibility import node_view
@@ -19,7 +21,7 @@ from porter_ha.manager.probes import Prober
 from porter_ha.manager.rejoin import Rejoin
 from porter_ha.manager.supervisor import Worker
 from porter_ha.model.access import Access
-from porter_ha.model.plan import NodeView, replace
+from porter_ha.model.plan import NodeView
 from porter_ha.model.reasons import Reason
 from porter_ha.obs.log import log
 from porter_ha.protocol import (
@@ -229,6 +231,7 @@ class Replica:
         if peers != self.peers:
             self.peers = peers
             reconciler.set_scopes(peers.scopes)
+            self._pump()  # a session that changes its scope must find the new one's routes there
             self.speaker.send(SetPeers(list(peers.accepted), self.leadership.dialling))
         self._pump()
 

@@ -1,8 +1,9 @@
 """Writes what the replica knows into the status of Eips, BgpConfs and BgpPeers, and events when a verdict changes.
 
-Writes are coalesced: at most one pass every PERIOD_S, and only documents that became different. The leader writes
-verdicts and pool usage; every replica writes its own entry of nodesPeerStatus and nodesConfStatus (a merge patch of
-its own key, so replicas never undo each other).
+Writes are coalesced: at most one pass every PERIOD_S, and only documents that became different. An Eip's status is the
+leader's alone and is replaced as a whole. Of BgpConf and BgpPeer the leader writes the verdicts, and every replica its
+own entry of nodesPeerStatus and nodesConfStatus (a merge patch of its own key, so replicas never undo each other);
+the leader takes out entries of nodes that are no more.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from itertools import islice
 import orjson
 
 from porter_ha.kube import paths, status
-from porter_ha.kube.client import MERGE, ApiError, Client, Unreachable
+from porter_ha.kube.client import JSON_PATCH, MERGE, ApiError, Client, Unreachable
 from porter_ha.manager.replica import Replica
 from porter_ha.model.names import GROUP, VERSION
 from porter_ha.model.net import V4, to_text
@@ -34,6 +35,7 @@ class Reporter:
         self._replica, self._client = replica, client
         self._written: dict[tuple[str, str], bytes] = {}
         self._verdicts: dict[tuple[str, str], Refusal | None] = {}
+        self._since: dict[tuple[str, str, str], tuple[str, tuple[str, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -55,7 +57,11 @@ class Reporter:
                 continue
             try:
                 path = f"{_KINDS[kind]}/{name}/status"
-                await self._client.request("PATCH", path, {"status": document}, content_type=MERGE)
+                if kind == "Eip":
+                    whole = [{"op": "add", "path": "/status", "value": document}]
+                    await self._client.request("PATCH", path, whole, content_type=JSON_PATCH)
+                else:
+                    await self._client.request("PATCH", path, {"status": document}, content_type=MERGE)
                 self._written[kind, name] = comparable
             except ApiError as error:
                 if error.status != 404:
@@ -93,14 +99,18 @@ class Reporter:
             unsupported = replica.peers.conf_unsupported if name == "default" else ()
             refusal = replica.peers.conf_refusals.get(name)
             documents["BgpConf", name] = {"conditions": self._conditions("BgpConf", name, refusal, unsupported)}
-        for name in replica.inputs.peers.objects:
+        for name, peer in replica.inputs.peers.objects.items():
             refusal = replica.peers.refused.get(name)
             fields = replica.peers.unsupported.get(name, ())
             report = replica.leadership.sessions.get(name)
             extra = []
             if report is not None and report.state == "Established" and set(report.families) - set(report.add_path):
                 extra.append(status.condition("AddPath", Refusal(Reason.NO_ADD_PATH, Reason.NO_ADD_PATH.doc)))
-            documents["BgpPeer", name] = {"conditions": self._conditions("BgpPeer", name, refusal, fields) + extra}
+            conditions = self._conditions("BgpPeer", name, refusal, fields) + extra
+            gone = {
+                node: None for node in peer.status.nodes_peer_status or () if node not in replica.inputs.nodes.objects
+            }
+            documents["BgpPeer", name] = {"conditions": conditions, "nodesPeerStatus": gone}
         return documents
 
     def _conditions(
@@ -111,6 +121,13 @@ class Reporter:
         if unsupported:
             message = f"this version does not act on: {', '.join(unsupported)}"
             found.append(status.condition("FieldsSupported", Refusal(Reason.FIELDS_UNSUPPORTED, message)))
+        for one in found:  # the time is that of the last change, not of the last writing
+            key = (kind, name, str(one["type"]))
+            verdict = (str(one["status"]), str(one["reason"]))
+            since, before = self._since.get(key, (str(one["lastTransitionTime"]), verdict))
+            if before == verdict:
+                one["lastTransitionTime"] = since
+            self._since[key] = (str(one["lastTransitionTime"]), verdict)
         return found
 
     def _tell(self, kind: str, name: str, refusal: Refusal | None) -> None:
@@ -176,8 +193,12 @@ def _session(report: SessionReport) -> dict[str, object]:
 
 
 def _merge(into: Documents, more: Documents) -> None:
+    """Two documents of one object become one; maps in them are united."""
     for key, document in more.items():
-        into[key] = {**into.get(key, {}), **document}
+        known = into.setdefault(key, {})
+        for field, value in document.items():
+            old = known.get(field)
+            known[field] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
 
 
 def _without_times(document: object) -> object:

@@ -282,9 +282,14 @@ class BgpPeerSpec(Wire, frozen=True):
     node_selector: LabelSelector | None = None
 
 
+class BgpPeerStatus(Wire, frozen=True):
+    nodes_peer_status: dict[str, msgspec.Raw] | None = None
+
+
 class BgpPeer(Wire, frozen=True):
     metadata: ObjectMeta
     spec: BgpPeerSpec = BgpPeerSpec()
+    status: BgpPeerStatus = BgpPeerStatus()
 
 
 # --- Lease ---------------------------------------------------------------------------------------------------

@@ -3,13 +3,9 @@
 All values; computed in core/, carried between processes by protocol.py.
 """
 
-from msgspec.structs import replace
-
 from porter_ha.model.net import family_of
 from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
-
-__all__ = ["Claim", "NodeView", "Path", "PathSet", "PeerSettings", "Refusal", "Serving", "replace"]
 
 
 class Refusal(Value, frozen=True):

@@ -9,8 +9,9 @@ import yaml
 from tests.lab import nodes, routers
 from tests.lab.cluster import MANIFESTS, service, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
+from tests.lab.flows import RouteMonitor
 from tests.lab.shell import until
-from tests.lab.topology import NODES, ROUTERS
+from tests.lab.topology import NODES, ROUTER_AS, ROUTERS
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -60,7 +61,7 @@ def test_every_capability_that_failover_needs_is_agreed(eip):
 
 
 def test_a_peer_changes_and_no_other_session_drops(eip):
-    before_bird, before_frr = bird_since(), frr_established()
+    before_bird, before_frr, monitor = bird_since(), frr_established(), RouteMonitor(eip)
     kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"timers":{"config":{"holdTime":"45"}}}}')
 
     def changed():
@@ -71,6 +72,7 @@ def test_a_peer_changes_and_no_other_session_drops(eip):
     assert bird_since() == before_bird
     assert all(frr_established()[n] == count + 1 for n, count in before_frr.items()), "reset once, not twice"
     wait_fib(eip, list(NODES))
+    assert monitor.lines() == [], "the router kept the routes over the reset"
     kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"timers":null}}')
     until("all sessions", lambda: len(frr_established()) == 3, 30)
 
@@ -95,6 +97,7 @@ def test_a_peer_is_removed_and_added_while_the_other_stays(eip):
 
 
 def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):
+    before = bird_since(), frr_established()
     kubectl("label", "node", "node1", "node2", "rack=a")
     selector = '{"spec":{"nodeSelector":{"matchLabels":{"rack":"a"}}}}'
     kubectl("patch", "bgppeer", "router2-bird", "--type=merge", "-p", selector)
@@ -106,6 +109,7 @@ def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):
     kubectl("patch", "bgppeer", "router2-bird", "--type=merge", "-p", '{"spec":{"nodeSelector":null}}')
     wait_fib(eip, list(NODES))
     kubectl("label", "node", "node1", "node2", "rack-")
+    assert (bird_since(), frr_established()) == before, "no session was reset"
 
 
 def test_openelbs_samples_change_running_state_without_a_restart(eip):
@@ -158,3 +162,49 @@ def test_a_route_refresh_is_answered_with_everything(eip):
     wait_fib(wait_addresses("marker")[0], list(NODES))
     for router in ROUTERS:
         assert routers.node_names(routers.fib(router)[eip]) == list(NODES)
+
+
+def frr_password(key: str) -> None:
+    lines = [f"{'' if key else 'no '}neighbor {nodes.lan(n)[0]} password {key}".rstrip() for n in NODES]
+    routers.vtysh("configure terminal", f"router bgp {ROUTER_AS}", *lines)
+
+
+def test_tcp_md5(eip):
+    """RFC 2385: the right key brings the sessions up, a wrong one keeps them down, and BIRD's stay as they are."""
+    before = bird_since()
+    try:
+        frr_password("correct horse")
+        kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"authPassword":"wrong"}}}')
+        until("FRR's sessions to be down", lambda: not frr_established(), 30)
+        kubectl(
+            "patch",
+            "bgppeer",
+            "router1-frr",
+            "--type=merge",
+            "-p",
+            '{"spec":{"conf":{"authPassword":"correct horse"}}}',
+        )
+        until("FRR's sessions with the key", lambda: len(frr_established()) == 3, 40)
+        wait_fib(eip, list(NODES))
+        assert bird_since() == before
+    finally:
+        frr_password("")
+        kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"authPassword":null}}}')
+        until("FRR's sessions without a key", lambda: len(frr_established()) == 3, 40)
+
+
+@pytest.mark.parametrize("word", ["holdTime", "keepaliveInterval"])
+def test_timers_are_what_was_asked_for(eip, word):
+    value, shown = {"holdTime": ("33", 33000), "keepaliveInterval": ("4", None)}[word]
+    patch = json.dumps({"spec": {"timers": {"config": {word: value}}}})
+    kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", patch)
+    leader = nodes.lan(nodes.leader())[0]
+    if shown:
+        until("the hold time", lambda: frr_neighbors()[leader].get("bgpTimerHoldTimeMsecs") == shown, 30)
+    else:
+        until("the session", lambda: leader in frr_established(), 30)
+        sent = lambda: frr_neighbors()[leader]["messageStats"]["keepalivesRecv"]  # noqa: E731
+        first = sent()
+        until("more keepalives than a third of the hold time would bring", lambda: sent() >= first + 2, 9.5)
+    kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"timers":null}}')
+    until("all sessions", lambda: len(frr_established()) == 3, 40)

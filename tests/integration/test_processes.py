@@ -38,11 +38,6 @@ class RouteWatch(RouteMonitor):
         return [line for line in self.lines() if "Deleted" in line]
 
 
-def manager_pids(node: str) -> list[int]:
-    wrapper = int((PIDS / f"{node}-manager").read_text())
-    return [pid for pid in session_pids(wrapper) if pid != wrapper]
-
-
 @pytest.mark.parametrize("worker", ["shard-0", "speaker"])
 def test_a_worker_of_the_leader_dies(eip, worker):
     watch, leader = RouteWatch(eip), nodes.leader()
@@ -74,8 +69,7 @@ def test_the_leader_dies(eip, how):
     if how == "all at once":
         nodes.kill_manager(old)
     else:
-        parents = [pid for pid in manager_pids(old) if pid not in nodes.pids(old).values()]
-        os.kill(min(parents), signal.SIGKILL)
+        os.kill(nodes.manager_pids(old)[0], signal.SIGKILL)
     until("another leader", lambda: nodes.leader() not in ("", old), 20)
     apply(service("after", "web"))
     wait_fib(wait_addresses("after")[0], list(NODES))
@@ -89,7 +83,7 @@ def test_the_leader_dies(eip, how):
 def test_a_planned_stop_hands_over_at_once(eip):
     """SIGTERM releases the Lease: no waiting for its end."""
     watch, old = RouteWatch(eip), nodes.leader()
-    parent = min(pid for pid in manager_pids(old) if pid not in nodes.pids(old).values())
+    parent = nodes.manager_pids(old)[0]
     began = time.monotonic()
     os.kill(parent, signal.SIGTERM)
     until("another leader", lambda: nodes.leader() not in ("", old), 20)
@@ -101,7 +95,7 @@ def test_a_planned_stop_hands_over_at_once(eip):
 
 def test_a_frozen_leader_is_replaced_and_does_no_harm_when_it_thaws(eip):
     old = nodes.leader()
-    pids = manager_pids(old)
+    pids = nodes.manager_pids(old)
     watch = RouteWatch(eip)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

@@ -47,6 +47,21 @@ def sessions_up(node: str, count: int = len(ROUTERS)) -> bool:
     return isinstance(sessions, dict) and list(sessions.values()).count("Established") >= count
 
 
+def settled(timeout_s: float = 90) -> None:
+    """Wait for three warm replicas that hear each other, one leader, and all their sessions."""
+
+    def so() -> bool:
+        states = [nodes.ready(n) for n in NODES]
+        return (
+            all(s.get("ready") for s in states)
+            and sum(bool(s.get("leading")) for s in states) == 1
+            and all(sessions_up(n) for n in NODES)
+            and all("porter_ha_replicas_heard 2.0" in nodes.endpoint(n, "/metrics") for n in NODES)
+        )
+
+    until("a settled cluster", so, timeout_s)
+
+
 def down() -> None:
     """End and remove everything, also what a crashed run left."""
     for name in reversed(daemons()):

@@ -63,11 +63,6 @@ class Drill(msgspec.Struct):
 # --- the faults ----------------------------------------------------------------------------------------------
 
 
-def manager_pids(node: str) -> list[int]:
-    wrapper = int((PIDS / f"{node}-manager").read_text())
-    return [pid for pid in session_pids(wrapper) if pid != wrapper]
-
-
 def another_leader(old: str) -> None:
     others = [n for n in NODES if n != old]
     until("another leader", lambda: any(nodes.ready(n).get("leading") for n in others), 30)
@@ -81,7 +76,7 @@ def leader_crash() -> None:
 
 def leader_freeze() -> None:
     old = nodes.leader()
-    pids = manager_pids(old)
+    pids = nodes.manager_pids(old)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -102,13 +97,13 @@ def planned_handover() -> None:
 def rolling_upgrade() -> None:
     """SIGTERM to each manager in turn, each warm again before the next."""
     for node in NODES:
-        parent = min(p for p in manager_pids(node) if p not in nodes.pids(node).values())
+        parent = nodes.manager_pids(node)[0]
         os.kill(parent, signal.SIGTERM)
         replaced(node, parent)
 
 
 def replaced(node: str, parent: int) -> None:
-    until(f"the old manager of {node} to end", lambda: parent not in manager_pids(node), 40)
+    until(f"the old manager of {node} to end", lambda: parent not in nodes.manager_pids(node), 40)
     until(f"the manager of {node}", lambda: nodes.ready(node).get("ready"), 30)
     until(f"sessions of {node}", lambda: cluster.sessions_up(node), 30)
 
@@ -296,16 +291,7 @@ def prepare() -> cluster.Pods:
 def settled() -> None:
     """What every drill starts from: all replicas warm and connected, every node a next hop, every pod reached."""
 
-    def so() -> bool:
-        states = [nodes.ready(n) for n in NODES]
-        return (
-            all(s.get("ready") for s in states)
-            and sum(bool(s.get("leading")) for s in states) == 1
-            and all(cluster.sessions_up(n) for n in NODES)
-            and all("porter_ha_replicas_heard 2.0" in nodes.endpoint(n, "/metrics") for n in NODES)
-        )
-
-    until("a settled cluster", so, 90)
+    cluster.settled()
     eip = addresses("web-local")[0]
     wait_fib(eip, list(NODES), 60)
     until(

@@ -104,10 +104,16 @@ def leader() -> str:
     return next((node for node in NODES if ready(node).get("leading")), "")
 
 
+def manager_pids(node: str) -> list[int]:
+    """The living processes of the manager on the node, the manager itself first."""
+    wrapper = int((PIDS / f"{node}-manager").read_text())
+    found = [pid for pid in session_pids(wrapper) if pid != wrapper]
+    workers = set(pids(node).values())
+    return sorted(found, key=lambda pid: (pid in workers, pid))
+
+
 def kill_manager(node: str) -> None:
     """SIGKILL a manager and its workers, all at once; the wrapper starts it again, as a kubelet would."""
-    wrapper = int((PIDS / f"{node}-manager").read_text())
-    for pid in session_pids(wrapper):
-        if pid != wrapper:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    for pid in manager_pids(node):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

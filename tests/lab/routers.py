@@ -72,9 +72,9 @@ def start_bird(recover: bool = False) -> None:
     until("BIRD", lambda: "ready" in birdc("show status"))
 
 
-def vtysh(command: str) -> str:
-    """A command to FRR."""
-    return inside("router1", "vtysh", "--vty_socket", str(RUN), "-c", command)
+def vtysh(*commands: str) -> str:
+    """Commands to FRR, one after another."""
+    return inside("router1", "vtysh", "--vty_socket", str(RUN), *(part for c in commands for part in ("-c", c)))
 
 
 def birdc(command: str) -> str:

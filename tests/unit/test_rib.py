@@ -12,7 +12,7 @@ A, B, C = Path(1, "10.1.0.1"), Path(2, "10.1.0.2"), Path(3, "10.1.0.3")
 
 
 def group(*sets):
-    made = GroupRib()
+    made = GroupRib({})
     made.apply(Announce("all", tuple(PathSet(n, med, paths) for n, med, paths in sets), {}))
     return made
 
@@ -110,3 +110,17 @@ def test_refresh_sends_a_family_again():
     session.refresh(4)
     router.hear(session.take())
     assert router.log == [("announce", "10.0.0.1", 1)]
+
+
+def test_a_change_of_scope_sends_the_difference_only():
+    sets = {}
+    wide, narrow = GroupRib(sets), GroupRib(sets)
+    wide.apply(Announce("all", (PathSet(1, 100, (A, B)),), {"10.0.0.1": 1, "10.0.0.2": 1}))
+    narrow.apply(Announce("rack", (PathSet(2, 100, (B,)),), {"10.0.0.1": 2}))
+    session, router = SessionRib(wide, peer(), AGREED, announce=True), Router(AGREED)
+    router.hear(session.take())
+    router.log.clear()
+    session.switch(narrow)
+    router.hear(session.take())
+    assert sorted(router.log) == [("withdraw", "10.0.0.1", 1), ("withdraw", "10.0.0.2", 1), ("withdraw", "10.0.0.2", 2)]
+    assert router.table == {"10.0.0.1": {2: ("10.1.0.2", 100)}}
