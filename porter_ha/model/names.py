@@ -19,7 +19,7 @@ DEFAULT_EIP_ANNOTATION = "eip.openelb.kubesphere.io/is-default-eip"
 EPOCH_ANNOTATION = "porter-ha.io/epoch"  # the fencing token: which term wrote this
 EIPS_ANNOTATION = "porter-ha.io/eips"  # the addresses in status that are ours, separated by commas
 BARRIER_ANNOTATION = "porter-ha.io/barrier"
-HANDOVER_ANNOTATION = "porter-ha.io/hand-over"  # on the Lease: the holder that is asked to let another one lead
+HANDOVER_ANNOTATION = "porter-ha.io/hand-over"  # on the Lease: the epoch that is asked to end, and no later one
 ANNOUNCED_ANNOTATION = "porter-ha.io/announced-epoch"
 CONDITION_ASSIGNED = "porter-ha.io/Assigned"
 
