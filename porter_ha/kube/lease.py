@@ -39,7 +39,7 @@ def seen(raw: bytes) -> Seen:
     announced = lease.metadata.annotation(names.ANNOUNCED_ANNOTATION)
     asked = lease.metadata.annotation(names.HANDOVER_ANNOTATION)
     epoch = int(announced) if announced.isascii() and announced.isdigit() else 0
-    return Seen(record, epoch, bool(asked) and asked == record.holder)
+    return Seen(record, epoch, asked == str(record.epoch))
 
 
 class LeaseStore:
@@ -82,11 +82,10 @@ class LeaseStore:
             raw = await self._request("POST", self._collection, body)
         return seen(raw).record
 
-    async def ask_to_hand_over(self, holder: str) -> None:
-        """Ask this holder to let another replica lead."""
-        await self._request(
-            "PATCH", self._path, {"metadata": {"annotations": {names.HANDOVER_ANNOTATION: holder}}}, MERGE
-        )
+    async def ask_to_hand_over(self, epoch: int) -> None:
+        """Ask the leader of this term to let another replica lead."""
+        asked = {names.HANDOVER_ANNOTATION: str(epoch)}
+        await self._request("PATCH", self._path, {"metadata": {"annotations": asked}}, MERGE)
 
     async def _request(
         self, method: str, path: str, body: object = None, content_type: str = "application/json"

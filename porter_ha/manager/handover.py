@@ -17,7 +17,7 @@ async def hand_over(kubeconfig: str, namespace: str, timeout_s: float) -> tuple[
         store = LeaseStore(client, namespace, LeaseSettings(""))
         found = await store.read()
         before = found.record.holder if found is not None else ""
-        if not before:
+        if found is None or not before:
             return "", ""
         successor: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -30,7 +30,7 @@ async def hand_over(kubeconfig: str, namespace: str, timeout_s: float) -> tuple[
         selector = {"fieldSelector": f"metadata.name={names.LEASE_NAME}"}
         watch = asyncio.create_task(Watch(client, paths.leases(namespace), watched, selector).run())
         try:
-            await store.ask_to_hand_over(before)
+            await store.ask_to_hand_over(found.record.epoch)
             async with asyncio.timeout(timeout_s):
                 return before, await successor
         except TimeoutError:

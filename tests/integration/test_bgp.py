@@ -173,7 +173,7 @@ def test_tcp_md5(eip):
     """RFC 2385: the right key brings the sessions up, a wrong one keeps them down, and BIRD's stay as they are."""
     before = bird_since()
     try:
-        frr_password("correct horse")
+        frr_password("correct-horse")
         kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"authPassword":"wrong"}}}')
         until("FRR's sessions to be down", lambda: not frr_established(), 30)
         kubectl(
@@ -182,7 +182,7 @@ def test_tcp_md5(eip):
             "router1-frr",
             "--type=merge",
             "-p",
-            '{"spec":{"conf":{"authPassword":"correct horse"}}}',
+            '{"spec":{"conf":{"authPassword":"correct-horse"}}}',
         )
         until("FRR's sessions with the key", lambda: len(frr_established()) == 3, 40)
         wait_fib(eip, list(NODES))

@@ -191,6 +191,6 @@ def test_pool_usage_is_shown():
     def shown():
         return json.loads(kubectl("get", "eip", "pool-v4", "-o", "json"))["status"].get("used", {}).get(eip)
 
-    assert until("usage in the Eip's status", shown) == "default/web"
+    until("usage in the Eip's status", lambda: shown() == "default/web")
     kubectl("delete", "service", "web")
     until("the address out of it", lambda: not shown())
