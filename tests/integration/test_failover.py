@@ -32,17 +32,11 @@ def lease() -> dict[str, object]:
     return spec
 
 
-def best_med(eip: str) -> int:
-    """The MED of BIRD's best path."""
-    said = routers.birdc(f"show route all primary for {eip}")
-    return min(int(line.split()[-1]) for line in said.splitlines() if "BGP.med" in line)
-
-
 def test_a_crashed_leader_is_replaced_long_before_its_lease_ends(eip):
-    old, med = nodes.leader(), best_med(eip)
+    old, med = nodes.leader(), routers.best_med(eip)
     began = time.monotonic()
     nodes.kill_manager(old)
-    until("a better MED in BIRD", lambda: best_med(eip) < med, 10, 0.02)
+    until("a better MED in BIRD", lambda: routers.best_med(eip) < med, 10, 0.02)
     took = time.monotonic() - began
     assert took < float(lease()["leaseDurationSeconds"]) / 2, f"{took:.2f} s"
     settled()
@@ -177,11 +171,11 @@ def test_an_api_outage_changes_nothing_and_a_node_that_dies_meanwhile_is_withdra
 
 
 def test_a_leader_that_dies_in_an_api_outage_is_replaced_in_bgp(eip):
-    old, med = nodes.leader(), best_med(eip)
+    old, med = nodes.leader(), routers.best_med(eip)
     with Outage():
         time.sleep(LONGER_THAN_THE_LEASE_S)
         nodes.kill_manager(old)
-        until("a standby's paths are best", lambda: best_med(eip) < med, 10, 0.05)
+        until("a standby's paths are best", lambda: routers.best_med(eip) < med, 10, 0.05)
         for router in ROUTERS:
             assert routers.node_names(routers.fib(router)[eip]) == list(NODES)
     settled()

@@ -208,14 +208,16 @@ class Demo:
         before = {name: addresses(name) for name in ("web", "web-class", "web-local", "web-dual", "chosen-pool")}
 
         def kill() -> str:
-            old = nodes.leader()
+            old, med = nodes.leader(), routers.best_med(addresses("web")[0])
             began = time.monotonic()
             nodes.kill_manager(old)
+            until("a better MED in BIRD", lambda: routers.best_med(addresses("web")[0]) < med, 30, 0.01)
+            heard = time.monotonic() - began
             new = until("another leader", lambda: nodes.leader() not in ("", old) and nodes.leader(), 30)
             took = time.monotonic() - began
             apply(service("after-failover", "web"))
             wait_addresses("after-failover")
-            return f"leader moved from {old} to {new} in {took:.1f} s, new Services are served"
+            return f"from {old} to {new}: routers hear it after {heard:.1f} s, new Services after {took:.1f} s"
 
         said = self._under_traffic(FLOW_S + 4, kill)
         after = {name: addresses(name) for name in before}

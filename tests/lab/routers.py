@@ -98,3 +98,9 @@ def node_names(hops: frozenset[str]) -> list[str]:
     """Next hops as names of nodes."""
     by_address = {address: node for node in NODES for address in lan(node)}
     return sorted(by_address.get(hop, hop) for hop in hops)
+
+
+def best_med(eip: str) -> int:
+    """The MED of BIRD's best path to the EIP: lower with each term."""
+    said = birdc(f"show route all primary for {eip}")
+    return min(int(line.split()[-1]) for line in said.splitlines() if "BGP.med" in line)
