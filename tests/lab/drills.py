@@ -162,7 +162,14 @@ def router_restart() -> None:
 def session_reset() -> None:
     """TCP of the leader's sessions is cut in the middle."""
     node = nodes.leader()
+
+    def flaps() -> float:
+        lines = nodes.endpoint(node, "/metrics").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("porter_ha_bgp_session_flaps_total"))
+
+    before = flaps()
     inside(node, "ss", "-K", "dport", "=", ":179", check=False)
+    until("both sessions to be cut (needs CONFIG_INET_DIAG_DESTROY)", lambda: flaps() >= before + len(ROUTERS), 5)
     until("its sessions", lambda: cluster.sessions_up(node), 20)
 
 
