@@ -138,8 +138,6 @@ class SessionReport(Frame, frozen=True):
     graceful: bool
     prefixes: int
     synced_med: int
-    received: int
-    sent: int
     flaps: int
 
 

@@ -47,6 +47,7 @@ class Agent:
         self._drifted = False
         self._ready = False
         self._ipvs = False
+        self._loopback = links.loopback()
         self.counts = {"full": 0, "diff": 0, "drift": 0}
         self._service_decoder = msgspec.json.Decoder(Service)
         self._node_decoder = msgspec.json.Decoder(Node)
@@ -155,7 +156,7 @@ class Agent:
             log("kernel synced", routes=len(wanted), added=len(missing), swept=len(stale))
 
     def _route(self, eip: str) -> Route:
-        return Route(eip, self._sources[family_of(eip)], links.loopback())
+        return Route(eip, self._sources[family_of(eip)], self._loopback)
 
     # -- outside views
 

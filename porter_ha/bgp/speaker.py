@@ -57,7 +57,6 @@ class Peer(asyncio.Protocol):
         self._error = ""
         self._flaps = 0
         self._synced_med = 0
-        self._sent = 0
         self._task = asyncio.create_task(self._run(), name=f"peer {settings.name}")
 
     # -- life
@@ -211,7 +210,6 @@ class Peer(asyncio.Protocol):
             return
         data = self._rib.take()
         if data:
-            self._sent += 1
             self._transport.write(data)
         loop = asyncio.get_running_loop()
         if not self._rib.idle:
@@ -243,8 +241,6 @@ class Peer(asyncio.Protocol):
             graceful=bool(negotiated and negotiated.graceful),
             prefixes=rib.prefixes if rib else 0,
             synced_med=self._synced_med,
-            received=self._session.received_messages,
-            sent=self._sent,
             flaps=self._flaps,
         )
 

@@ -98,7 +98,6 @@ class Allocator:
         self._pools: dict[str, Pool] = {}
         self._holder_of: dict[tuple[int, int], str] = {}
         self._held: dict[str, tuple[str, ...]] = {}
-        self.changed_pools: set[str] = set()
 
     # -- pools
 
@@ -118,7 +117,6 @@ class Allocator:
             for (family, number), holder in self._holder_of.items():
                 if (family, number) in setting.range:
                     pool.take(number, holder)
-            self.changed_pools.add(name)
 
     def pool_of(self, address: str) -> Pool | None:
         parsed = parse_address(address)
@@ -140,7 +138,6 @@ class Allocator:
             self._holder_of[parsed] = key
             if pool := self.pool_of(address):
                 pool.take(parsed[1], key)
-                self.changed_pools.add(pool.settings.name)
         self._held[key] = self._held.get(key, ()) + tuple(a for a in addresses if a not in self._held.get(key, ()))
 
     def release(self, key: str, now: float, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -151,7 +148,6 @@ class Allocator:
             del self._holder_of[parsed]
             if pool := self.pool_of(address):
                 pool.release(parsed[1], now)
-                self.changed_pools.add(pool.settings.name)
         rest = tuple(a for a in self._held.get(key, ()) if a in keep)
         if rest:
             self._held[key] = rest

@@ -133,14 +133,11 @@ class Reconciler:
     # -- decisions
 
     def _decide(self, claim: Claim, now: float) -> None:
-        if claim.wants:
+        if self.leading and claim.wants:
             if not self.allocator.held(claim.key):
                 self._adopt(claim)
-            if self.leading:
-                self._assign(claim, now)
-            else:
-                self._mirror(claim, now)
-        else:
+            self._assign(claim, now)
+        else:  # hold what status shows, and nothing else
             self._adopt(claim)
             self.allocator.release(claim.key, now, keep=claim.held)
             if self.leading and claim.recorded and claim.held:
@@ -148,10 +145,6 @@ class Reconciler:
             if self.leading and claim.refusal is not None:
                 self._explain(claim, claim.refusal)
         self._advertise(claim)
-
-    def _mirror(self, claim: Claim, now: float) -> None:
-        self.allocator.release(claim.key, now, keep=claim.held)
-        self._adopt(claim)
 
     def _assign(self, claim: Claim, now: float) -> None:
         labels = self._namespaces.get(claim.namespace, {})

@@ -122,7 +122,6 @@ class Session:
         self.settings = settings
         self.state = State.IDLE
         self.negotiated: Negotiated | None = None
-        self.received_messages = 0
         self.received_updates = 0
         self._wire = wire
         self._buffer = bytearray()
@@ -194,7 +193,6 @@ class Session:
         return None
 
     def _handle(self, kind: Kind, body: bytes, now: float) -> list[Output]:
-        self.received_messages += 1
         if self._hold_s:
             self._hold_at = now + self._hold_s
         if kind is Kind.NOTIFICATION:

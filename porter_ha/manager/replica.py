@@ -179,25 +179,25 @@ class Replica:
     async def _sync_shards(self) -> None:
         """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
         while True:
-            self._tokens += 1
+            self._tokens = token = self._tokens + 1
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting_sync[self._tokens] = ({shard.index for shard in self.shards}, future)
+            self._waiting_sync[token] = ({shard.index for shard in self.shards}, future)
             for shard in self.shards:
-                shard.send(Sync(self._tokens))
+                shard.send(Sync(token))
             try:
                 async with asyncio.timeout(SYNC_S):
                     await future
                 return
             except TimeoutError:  # a shard was not up, or died with the question
                 continue
+            finally:
+                self._waiting_sync.pop(token, None)
 
     def _synced(self, index: int, token: int) -> None:
         left, future = self._waiting_sync.get(token, (set(), None))
         left.discard(index)
-        if future is not None and not left:
-            del self._waiting_sync[token]
-            if not future.done():
-                future.set_result(None)
+        if future is not None and not left and not future.done():
+            future.set_result(None)
 
     # -- inputs to reconciler
 
