@@ -22,6 +22,7 @@ class ManagerSettings(Value, frozen=True):
     lease_timeout_s: float = 1.0
     linger_s: float = 5.0
     link_port: int = 7474
+    standby: str = "warm"
 
     @property
     def shard_count(self) -> int:

@@ -109,10 +109,12 @@ class SetPeers(Frame, frozen=True):
 
 
 class Door(Frame, frozen=True):
-    """Whether routers may hear our paths, and with which MED (the BGP door)."""
+    """The BGP door: the MED of our paths, the peers that hear them (None: all of them, also later ones), and whether
+    EIPs that they have not heard of from us yet are among them."""
 
-    announce: bool
     med: int
+    peers: list[str] | None
+    new: bool
 
 
 class Routes(Frame, frozen=True):
@@ -126,7 +128,8 @@ class Routes(Frame, frozen=True):
 
 
 class SessionReport(Frame, frozen=True):
-    """A session as it is now. `synced_med` names the term of which everything, End-of-RIB included, has been sent."""
+    """A session as it is now. `synced_med` names the term of which everything, End-of-RIB included, has been sent;
+    `quiet`: nothing was heard for half of the hold time."""
 
     peer: str
     state: str
@@ -139,6 +142,7 @@ class SessionReport(Frame, frozen=True):
     prefixes: int
     synced_med: int
     flaps: int
+    quiet: bool
 
 
 class Sessions(Frame, frozen=True):

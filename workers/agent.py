@@ -34,6 +34,7 @@ from porter_ha.obs.log import bind, log
 from porter_ha.obs.metrics import Sample
 
 TOKEN_PERIOD_S = 60.0
+TOGETHER_S = 0.1
 
 
 class Agent:
@@ -102,6 +103,7 @@ class Agent:
                 await self._sync(fib)
                 self._ready = True
                 backoff.reset()
+                await asyncio.sleep(TOGETHER_S)  # what changes meanwhile is programmed together
             except (OSError, TimeoutError, KernelRefused, guard.NftFailed) as error:
                 self._ready, self._actual = False, None
                 log("programming failed", error=str(error))

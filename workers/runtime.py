@@ -41,21 +41,29 @@ def run(sock: socket.socket, start: Start) -> None:
 
 async def _serve(sock: socket.socket, start: Start) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock)
-    channel = Channel(reader, writer, FromManager)
+
+    def greeted(hello: Hello) -> None:
+        name = hello.role if hello.role == "speaker" else f"{hello.role}-{hello.index}"
+        _name_process(f"porter-{name}")
+        bind(process=name, node=hello.node)
+
+    await converse(Channel(reader, writer, FromManager), start, greeted)
+    log("manager gone, exiting")
+    os._exit(0)
+
+
+async def converse(channel: Channel, start: Start, greeted: Callable[[Hello], None]) -> None:
+    """Do as the manager says, until it is gone."""
     hello = await channel.receive()
     if not isinstance(hello, Hello):
         return
-    name = hello.role if hello.role == "speaker" else f"{hello.role}-{hello.index}"
-    _name_process(f"porter-{name}")
-    bind(process=name, node=hello.node)
+    greeted(hello)
     counters: Counters = {}
     handle = await start(channel, hello, counters)
     beat = asyncio.create_task(_beat(channel, counters), name="heartbeat")
     while (frame := await channel.receive()) is not None:
         await handle(frame)
     beat.cancel()
-    log("manager gone, exiting")
-    os._exit(0)
 
 
 async def _beat(channel: Channel, counters: Counters) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import random
 import socket
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -43,8 +44,11 @@ _slices = msgspec.json.Decoder(EndpointSlice)
 
 
 class Shard:
-    def __init__(self, channel: Channel, client: Client, hello: Hello, counters: Counters) -> None:
+    def __init__(
+        self, channel: Channel, client: Client, hello: Hello, counters: Counters, now: Callable[[], float]
+    ) -> None:
         self._channel, self._client, self._node, self._counters = channel, client, hello.node, counters
+        self._now = now
         self._state = ShardState(hello.classless)
         self._term = Term(0, 0.0)
         self._wishes: dict[str, tuple[int, ServiceEffect]] = {}
@@ -114,8 +118,8 @@ class Shard:
                     await self._write(epoch, effect)
                     backoff.reset()
                 except ApiError as error:
-                    if error.status in (404, 409):
-                        continue  # gone, or another Service by now: the watch will say
+                    if error.status == 404 or (error.status == 409 and self._replaced(effect)):
+                        continue  # the watch will say, or has said
                     self._count("write_errors")
                     log("write refused", service=key, error=str(error))
                     await self._again(key, epoch, effect, backoff)
@@ -130,12 +134,17 @@ class Shard:
         await asyncio.sleep(backoff.next())
         self._wishes.setdefault(key, (epoch, effect))
 
+    def _replaced(self, effect: ServiceEffect) -> bool:
+        """Whether the name belongs to another Service by now, or to none. Else a conflict was one of many writers."""
+        service = self._state.service(effect.key)
+        return service is None or service.metadata.uid != effect.uid
+
     def _open(self, epoch: int) -> bool:
-        return epoch == self._term.epoch and time.monotonic() < self._term.open_until
+        return epoch == self._term.epoch and self._now() < self._term.open_until
 
     async def _write(self, epoch: int, effect: ServiceEffect) -> None:
         path = paths.service(effect.key) + "/status"
-        left = min(WRITE_TIMEOUT_S, self._term.open_until - time.monotonic())
+        left = min(WRITE_TIMEOUT_S, self._term.open_until - self._now())
         if isinstance(effect, Assign):
             body = status.service_assigned(effect.uid, epoch, effect.addresses)
         elif isinstance(effect, Relinquish):
@@ -177,7 +186,7 @@ class Shard:
 
 async def start(channel: Channel, hello: Hello, counters: Counters) -> Handler:
     assert hello.access is not None, "a shard needs credentials"
-    return Shard(channel, Client(hello.access), hello, counters).handle
+    return Shard(channel, Client(hello.access), hello, counters, time.monotonic).handle
 
 
 def main(sock: socket.socket) -> None:

@@ -12,14 +12,14 @@ Must never
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import cast
 
 import msgspec
 
 from porter_ha.bgp.codec import ExaWire
 from porter_ha.bgp.rib import GroupRib, SessionRib
-from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, prepare
+from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, unacknowledged
 from porter_ha.core.backoff import Backoff
 from porter_ha.core.session import Close, Output, Refresh, Send, Session, Up
 from porter_ha.model.effects import Announce
@@ -27,6 +27,7 @@ from porter_ha.model.plan import PathSet, PeerSettings
 from porter_ha.obs.log import log
 from porter_ha.protocol import SessionReport
 
+Dial = Callable[[PeerSettings, Callable[[], asyncio.Protocol]], Awaitable[None]]
 _CEASE, _DECONFIGURED, _CHANGED = 6, 3, 6
 _HIGH_WATER = 1 << 18
 DRAIN_LOOK_S = 0.01
@@ -51,7 +52,7 @@ class Peer(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._writable = True
         self._closed = asyncio.Event()
-        self._flushing = False
+        self._flushing = self._looking = False
         self._restarting = True  # RFC 4724: our first OPEN tells routers that we are a restart of ourselves
         self._since = time.time()
         self._error = ""
@@ -65,30 +66,22 @@ class Peer(asyncio.Protocol):
         backoff = Backoff(1.0, float(max(1, self.settings.connect_retry_s)), random.random)
         while True:
             await self._speaker.may_dial.wait()
-            started = time.monotonic()
+            started = self._speaker.now()
             self._session.connecting()
             if await self._connect():
                 await self._closed.wait()
             self._session.lost()
             self._speaker.changed()
-            if time.monotonic() - started > 2 * self.settings.connect_retry_s:
+            if self._speaker.now() - started > 2 * self.settings.connect_retry_s:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 
     async def _connect(self) -> bool:
-        try:
-            sock = prepare(self.settings)
-        except (OSError, ValueError) as error:
-            self._down(f"cannot prepare the connection: {error}")
-            return False
-        loop = asyncio.get_running_loop()
+        self._closed.clear()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.sock_connect(sock, (self.settings.address, self.settings.port))
-                self._closed.clear()
-                await loop.create_connection(lambda: self, sock=sock)
-        except (OSError, TimeoutError) as error:
-            sock.close()
+                await self._speaker.dial(self.settings, lambda: self)
+        except (OSError, ValueError) as error:
             reason = "no answer" if isinstance(error, TimeoutError) else str(error)
             self._down(f"cannot connect to {self.settings.address} port {self.settings.port}: {reason}")
             return False
@@ -125,10 +118,13 @@ class Peer(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._writable = True
-        self._act(self._session.connected(time.monotonic(), self._restarting))
+        self._act(self._session.connected(self._speaker.now(), self._restarting))
 
     def data_received(self, data: bytes) -> None:
-        self._act(self._session.received(data, time.monotonic()))
+        was_quiet = self._session.quiet
+        self._act(self._session.received(data, self._speaker.now()))
+        if was_quiet:
+            self._speaker.changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
@@ -164,16 +160,22 @@ class Peer(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self._transport is not None:
-            delay = max(0.0, self._session.deadline - time.monotonic())
+            delay = max(0.0, self._session.deadline - self._speaker.now())
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
 
     def _tick(self) -> None:
-        self._act(self._session.tick(time.monotonic()))
+        was_quiet = self._session.quiet
+        self._act(self._session.tick(self._speaker.now()))
+        if self._session.quiet and not was_quiet:
+            log("router is quiet", peer=self.settings.name, router=self.settings.address)
+            self._speaker.changed()
 
     def _up(self, up: Up) -> None:
         self._restarting = False
         self._since, self._error = time.time(), ""
-        self._rib = SessionRib(self._group, self.settings, up.negotiated, self._speaker.announcing)
+        self._rib = SessionRib(
+            self._group, self.settings, up.negotiated, self._speaker.announces(self.settings.name), self._speaker.new
+        )
         self._rib.end_initial()
         agreed = msgspec.structs.asdict(up.negotiated)
         log("session up", peer=self.settings.name, router=self.settings.address, **agreed)
@@ -216,13 +218,19 @@ class Peer(asyncio.Protocol):
             if not self._flushing:
                 self._flushing = True
                 loop.call_soon(self._flush_more)
-        elif self._transport.get_write_buffer_size():
-            loop.call_later(DRAIN_LOOK_S, self.flush)  # "sent" means sent: asyncio tells no one when a buffer empties
+        elif unacknowledged(self._transport):  # "sent" means received; nothing tells when a send queue empties
+            if not self._looking:
+                self._looking = True
+                loop.call_later(DRAIN_LOOK_S, self._look_again)
         else:
-            synced = self._speaker.med if self._speaker.announcing else 0
+            synced = self._speaker.med if self._speaker.announces(self.settings.name) else 0
             if data or synced != self._synced_med:
                 self._synced_med = synced
                 self._speaker.changed()
+
+    def _look_again(self) -> None:
+        self._looking = False
+        self.flush()
 
     def _flush_more(self) -> None:
         self._flushing = False
@@ -242,16 +250,19 @@ class Peer(asyncio.Protocol):
             prefixes=rib.prefixes if rib else 0,
             synced_med=self._synced_med,
             flaps=self._flaps,
+            quiet=self._session.quiet,
         )
 
 
 class Speaker:
     """All sessions of this replica. `on_change` is called, merged per loop turn, when any report may differ."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], dial: Dial, now: Callable[[], float]) -> None:
         self.wire = ExaWire()
+        self.dial, self.now = dial, now
         self.may_dial = asyncio.Event()
-        self.announcing = False
+        self.new = True
+        self._announced_to: frozenset[str] | None = frozenset()
         self.complete = False
         self.med = 0
         self._on_change = on_change
@@ -288,12 +299,16 @@ class Speaker:
         else:
             self.may_dial.clear()
 
-    def set_announce(self, announce: bool, med: int) -> None:
-        self.announcing, self.med = announce, med
-        for peer in self._peers.values():
+    def set_announce(self, med: int, peers: Iterable[str] | None, new: bool) -> None:
+        """Only these peers hear our paths; None: all of them. `new` may be false: of EIPs that they know from us."""
+        self.med, self._announced_to, self.new = med, None if peers is None else frozenset(peers), new
+        for name, peer in self._peers.items():
             if peer.rib is not None:
-                peer.rib.set_announce(announce)
+                peer.rib.set_announce(self.announces(name), new)
                 peer.flush()
+
+    def announces(self, peer: str) -> bool:
+        return self._announced_to is None or peer in self._announced_to
 
     def apply(self, announces: Iterable[Announce], complete: bool) -> None:
         """Changes of groups' Adj-RIB-Outs; `complete` once the first whole table has been given."""

@@ -3,13 +3,18 @@
 Blocking calls are only socket options; connecting is the loop's.
 """
 
+import array
+import asyncio
+import fcntl
 import socket
 import struct
+from collections.abc import Callable
 
 from porter_ha.model.net import V4, family_of, packed
 from porter_ha.model.plan import PeerSettings
 
 TCP_MD5SIG = 14
+SIOCOUTQ = 0x5411  # linux/sockios.h
 _MAX_KEY = 80
 CONNECT_TIMEOUT_S = 5.0
 
@@ -45,3 +50,26 @@ def prepare(settings: PeerSettings) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def dial(settings: PeerSettings, protocol: Callable[[], asyncio.Protocol]) -> None:
+    """Connect `protocol` to the peer. Raises OSError, or ValueError for a key that cannot be used."""
+    sock = prepare(settings)
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_connect(sock, (settings.address, settings.port))
+        await loop.create_connection(protocol, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that the other end's TCP has not confirmed: in our buffer, and in the kernel's send queue."""
+    waiting = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        queued = array.array("i", [0])
+        fcntl.ioctl(sock.fileno(), SIOCOUTQ, queued)
+        waiting += queued[0]
+    return waiting

@@ -6,8 +6,8 @@ Invariants
   Cost of assign and release does not depend on the size of the pool, nor does memory: a pool remembers what is
   held and what was released, never what is free.
 
-Released addresses come back oldest first and not before QUARANTINE_S, unless the pool is otherwise full: nodes
-may still hold rules of the previous holder.
+Released addresses come back oldest first, after those that were never used (unless many rest), and not before
+QUARANTINE_S unless the pool is otherwise full: nodes may still hold rules of the previous holder.
 """
 
 from collections import OrderedDict
@@ -19,6 +19,7 @@ from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
 
 QUARANTINE_S = 30.0
+MANY_REST = 4096
 
 
 class PoolSettings(Value, frozen=True):
@@ -67,10 +68,20 @@ class Pool:
         if self.used.pop(number, None) is not None:
             self._released[number] = now
 
+    def inherit(self, other: "Pool") -> None:
+        """Let rest what rests in `other`, unless it is held here."""
+        for number, at in other._released.items():
+            if number not in self.used:
+                self._released[number] = at
+
     def next_free(self, now: float) -> int | None:
-        """A free address, or None when the pool is full. Amortised constant time."""
+        """A free address, or None when the pool is full. Amortised constant time.
+
+        One that was never used comes first, unless many rest: routers may keep stale paths of an address for longer
+        than its quarantine (FRR 17372), and a withdrawal would bring them back.
+        """
         rested = next(iter(self._released.items()), None)
-        if rested is not None and now - rested[1] >= QUARANTINE_S:
+        if rested is not None and len(self._released) > MANY_REST and now - rested[1] >= QUARANTINE_S:
             return rested[0]
         while self._fresh <= self.settings.range.last:
             number = self._fresh
@@ -117,6 +128,12 @@ class Allocator:
             for (family, number), holder in self._holder_of.items():
                 if (family, number) in setting.range:
                     pool.take(number, holder)
+
+    def inherit(self, other: "Allocator") -> None:
+        """Keep the quarantine of `other`: nodes may still hold old rules of what was freed before."""
+        for name, pool in self._pools.items():
+            if name in other._pools:
+                pool.inherit(other._pools[name])
 
     def pool_of(self, address: str) -> Pool | None:
         parsed = parse_address(address)

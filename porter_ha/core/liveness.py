@@ -1,7 +1,8 @@
 """Which nodes are dead, from probes of our own and the verdicts of the other replicas (design 2.4).
 
 A node is silent here after MISSES probes in a row without an answer, and dead when at least one more replica says the
-same: one observer may have lost its own link. If more than half of the nodes waver at once the observers are wrong,
+same: one observer may have lost its own link. A replica is no witness of its own node's death, nor after its own; when
+there is no other witness, our own eyes must do. If more than half of the nodes waver at once the observers are wrong,
 and nothing new is held dead (I4): nodes that miss WAVERING probes count, for silence that hits many at one moment is
 noticed one after another. Coming back takes REJOIN_S of answers, longer for a node that
 flaps. Nodes that never answered are not judged: they may not answer probes at all.
@@ -21,6 +22,11 @@ class _Node:
         self.missed = 0
         self.answering_since = float("inf")
         self.deaths = 0
+
+
+def _others(name: str, witnesses: Mapping[str, frozenset[str] | None]) -> list[frozenset[str] | None]:
+    """What the witnesses say, but for the one on the node itself."""
+    return [said for node, said in witnesses.items() if node != name]
 
 
 class Liveness:
@@ -59,19 +65,39 @@ class Liveness:
         return node.missed
 
     def silent(self) -> frozenset[str]:
-        """The nodes that this replica hears nothing of."""
-        return frozenset(name for name, node in self._nodes.items() if node.known and node.missed >= MISSES)
+        """The nodes that this replica hears nothing of, whether it ever did or not: its testimony to others."""
+        return frozenset(name for name, node in self._nodes.items() if node.missed >= MISSES)
+
+    def unheard(self) -> frozenset[str]:
+        """The nodes that have never answered this replica. What others say of them is all there is to go by."""
+        return frozenset(name for name, node in self._nodes.items() if not node.known)
 
     def alive(self, name: str) -> bool:
         """Whether this replica hears the node."""
         node = self._nodes.get(name)
         return node is not None and node.known and node.missed < MISSES
 
-    def judge(self, others: Mapping[str, frozenset[str]], alone: bool, now: float) -> frozenset[str]:
-        """The dead nodes. `others` are the silent nodes of every other replica that we hear; `alone` says that there
-        is no other replica to ask."""
-        mine = self.silent()
-        agreed = {name for name in mine if alone or any(name in theirs for theirs in others.values())}
+    def vouched(
+        self, names: Iterable[str], witnesses: Mapping[str, frozenset[str] | None], before: frozenset[str]
+    ) -> frozenset[str]:
+        """Of these nodes, whose kubelets do not report, those that this replica hears or a witness does (see `judge`).
+        One that we cease to hear keeps its good name (`before`) while a witness cannot be asked."""
+        found = set()
+        for name in names:
+            others = _others(name, witnesses)
+            said_alive = any(said is not None and name not in said for said in others)
+            if self.alive(name) or said_alive or (name in before and None in others):
+                found.add(name)
+        return frozenset(found)
+
+    def judge(self, witnesses: Mapping[str, frozenset[str] | None], now: float) -> frozenset[str]:
+        """The dead nodes. `witnesses` gives, by its node, what every other replica says is silent; None when it is not
+        heard itself, which leaves the question open."""
+        agreed = set()
+        for name in self.silent() - self.unheard():
+            others = _others(name, witnesses)
+            if not others or any(said is not None and name in said for said in others):
+                agreed.add(name)
         wavering = sum(node.known and node.missed >= WAVERING for node in self._nodes.values())
         self.holding = wavering * 2 > len(self._nodes)
         if not self.holding:

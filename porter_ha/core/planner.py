@@ -16,15 +16,16 @@ from porter_ha.model.objects import LabelSelector
 from porter_ha.model.plan import NodeView, Path, PathSet
 
 MED_BASE = 1_000_000_000
+STANDBY_MED = MED_BASE  # worse than any leader's
 
 
-def med_of(epoch: int, hot: bool = False) -> int:
+def med_of(epoch: int, standing_in: bool = False) -> int:
     """The MED of a term. Each term's is lower than the one before, so routers prefer the newest leader (fence 2).
 
-    `hot` is for a standby that stands in for a dead leader while the API server cannot be reached: better than that
+    `standing_in` is for a standby that announces for a dead leader before anybody could be elected: better than that
     leader's, worse than any later term's.
     """
-    return max(0, MED_BASE - 2 * epoch - hot)
+    return max(0, MED_BASE - 2 * epoch - standing_in)
 
 
 def eligible_nodes(nodes: Mapping[str, NodeView], scope: LabelSelector | None) -> dict[str, NodeView]:
@@ -57,7 +58,7 @@ class Planner:
         self._sets: dict[int, PathSet] = {}
         self._told: dict[str, set[int]] = {}
         self._dirty: dict[str, dict[str, None]] = {}
-        self._med = med_of(0)
+        self._med = STANDBY_MED
 
     # -- inputs
 

@@ -130,11 +130,19 @@ class Session:
         self._keepalive_at = float("inf")
         self._hold_s = 0.0
         self._keepalive_s = 0.0
+        self.quiet = False
 
     @property
     def deadline(self) -> float:
         """When `tick` must be called."""
-        return min(self._hold_at, self._keepalive_at)
+        return min(self._hold_at, self._keepalive_at, self._quiet_at)
+
+    @property
+    def _quiet_at(self) -> float:
+        """A router that misses a keepalive may be cut off from us; it will drop our routes when its hold time ends, at
+        about the time that ours does. Who can act on that must hear of it before."""
+        established = self.state is State.ESTABLISHED and self._hold_s and not self.quiet
+        return self._hold_at - self._hold_s / 2 if established else float("inf")
 
     def connecting(self) -> None:
         self.state = State.CONNECT
@@ -147,12 +155,15 @@ class Session:
 
     def lost(self) -> None:
         """TCP is gone."""
-        self.state = State.IDLE
+        self.state, self.quiet = State.IDLE, False
         self._buffer.clear()
         self._hold_at = self._keepalive_at = float("inf")
 
     def tick(self, now: float) -> list[Output]:
-        """Timers. The hold timer's end says so to the router; a keepalive is sent when due."""
+        """Timers. The hold timer's end says so to the router; a keepalive is sent when due; `quiet` becomes true when
+        nothing was heard for half of the hold time."""
+        if now >= self._quiet_at:
+            self.quiet = True
         if now >= self._hold_at:
             return self._fail(4, 0, b"", f"hold timer expired: nothing heard for {self._hold_s or OPEN_WAIT_S:.0f} s")
         if now >= self._keepalive_at:
@@ -163,6 +174,7 @@ class Session:
     def received(self, data: bytes, now: float) -> list[Output]:
         """Bytes from the router, in any pieces."""
         self._buffer += data
+        self.quiet = False
         out: list[Output] = []
         while self.state not in (State.IDLE, State.CONNECT) and len(self._buffer) >= HEADER.size:
             marker, length, number = HEADER.unpack_from(self._buffer)

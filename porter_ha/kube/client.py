@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -32,6 +33,36 @@ class ApiError(Exception):
 
 class Unreachable(Exception):
     """No answer came in time, or the connection broke: whether the request was carried out is unknown."""
+
+
+class Reach:
+    """Whether the API server answers. What waits out a failure is woken when it answers anybody again."""
+
+    def __init__(self) -> None:
+        self._lost = False
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def lost(self) -> None:
+        self._lost = True
+
+    def answered(self) -> None:
+        if self._lost:
+            self._lost = False
+            for future in self._waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def recovery(self, most_s: float) -> None:
+        """Until the server answers again after it did not, and at most so long."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            async with asyncio.timeout(most_s):
+                await future
+        except TimeoutError:
+            pass
+        finally:
+            self._waiting.discard(future)
 
 
 class _Status(msgspec.Struct):
@@ -65,18 +96,37 @@ class Client:
     def __init__(self, access: Access, timeout_s: float = 10.0) -> None:
         self._access = access
         self._timeout_s = timeout_s
+        self.reach = Reach()
+        self._siblings: WeakSet[Client] = WeakSet()
         connector = aiohttp.TCPConnector(ssl=_tls(access), limit=IN_FLIGHT * 2, keepalive_timeout=90)
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+
+    @property
+    def host(self) -> str:
+        return self._access.host
+
+    def sibling(self, host: str) -> "Client":
+        """The same identity at another address of the API server. It is renewed and closed with this one."""
+        made = Client(msgspec.structs.replace(self._access, host=host), self._timeout_s)
+        self._siblings.add(made)
+        return made
+
+    async def close(self) -> None:
+        for sibling in self._siblings:
+            await sibling.close()
+        await self._session.close()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._session.close()
+        await self.close()
 
     def renew(self, access: Access) -> None:
         """Use a rotated token from the next request on."""
         self._access = access
+        for sibling in self._siblings:
+            sibling.renew(msgspec.structs.replace(access, host=sibling.host))
 
     def _headers(self, content_type: str) -> dict[str, str]:
         headers = {"Accept": JSON, "User-Agent": "porter-ha"}
@@ -111,7 +161,9 @@ class Client:
             ):
                 answer = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self.reach.lost()
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+        self.reach.answered()
         if response.status >= 400:
             raise _error(response.status, answer)
         return answer
@@ -119,7 +171,10 @@ class Client:
     async def stream(
         self, path: str, params: Mapping[str, str], *, idle_timeout_s: float
     ) -> AsyncIterator[list[bytes]]:
-        """The lines of a watch, in batches as they arrive. Ends when the server ends it; raises like `request`."""
+        """The lines of a watch, in batches as they arrive; the first batch is empty and says that the server has begun.
+
+        Ends when the server ends it; raises like `request`.
+        """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=idle_timeout_s)
         try:
             async with self._session.get(
@@ -127,10 +182,13 @@ class Client:
             ) as response:
                 if response.status >= 400:
                     raise _error(response.status, await response.read())
+                self.reach.answered()
+                yield []
                 rest = b""
                 async for chunk in response.content.iter_any():
                     *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
                     if lines:
                         yield lines
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            self.reach.lost()
             raise Unreachable(f"watch {path}: {type(error).__name__}: {error}") from error

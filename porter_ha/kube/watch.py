@@ -94,6 +94,7 @@ class Watch:
         self._streaming_lists = True
         self.failures = 0
         self.synced = asyncio.Event()
+        self.live = asyncio.Event()
 
     async def run(self) -> None:
         """Follow for ever. Ends only by cancellation."""
@@ -110,6 +111,7 @@ class Watch:
     def restart(self) -> None:
         """List everything again, as if the watch had just begun."""
         self.synced.clear()
+        self.live.clear()
         self._version = ""
         if self._task is not None:
             self._task.cancel()
@@ -121,17 +123,25 @@ class Watch:
                 if not self._version:
                     await self._start()
                 async for lines in self._stream(self._version):
+                    self.live.set()
                     self._apply(lines)
                     backoff.reset()
             except _Gone:
                 self._version = ""
-            except (ApiError, Unreachable):
-                self.failures += 1
-                await asyncio.sleep(backoff.next())
+            except ApiError as error:
+                if error.status == 410:  # said at once, and not in the stream
+                    self._version = ""
+                await self._pause(backoff.next())
+            except Unreachable:
+                await self._pause(backoff.next())
             except msgspec.DecodeError:  # a torn line, or not an API server: what was in that batch is not known
-                self.failures += 1
                 self._version = ""
-                await asyncio.sleep(backoff.next())
+                await self._pause(backoff.next())
+
+    async def _pause(self, seconds: float) -> None:
+        self.failures += 1
+        self.live.clear()
+        await self._client.reach.recovery(seconds)
 
     def _stream(self, version: str, **extra: str) -> AsyncIterator[list[bytes]]:
         params = {
@@ -160,8 +170,9 @@ class Watch:
         stream = self._stream("", sendInitialEvents="true", resourceVersionMatch="NotOlderThan")
         async for lines in stream:
             ended = self._apply(lines, before)
-            if ended and not self.synced.is_set():
+            if ended:
                 self.synced.set()
+                self.live.set()
         if not self._version:
             raise Unreachable(f"watch {self.path}: ended before everything was listed")
 

@@ -1,13 +1,12 @@
 """Carries out what core/lease.py decides: reads, watches and writes the Lease, in one task, one request at a time."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from porter_ha.core.lease import Election, LeaseSettings, Read, State, Wait, Write
 from porter_ha.kube import paths
 from porter_ha.kube.client import ApiError, Client, Unreachable
-from porter_ha.kube.lease import LeaseStore, Seen, seen
+from porter_ha.kube.lease import Announced, LeaseStore, Seen, seen
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model import names
 from porter_ha.obs.log import log
@@ -28,23 +27,28 @@ class Elector:
         client: Client,
         namespace: str,
         settings: LeaseSettings,
+        now: Callable[[], float],
         floor: Callable[[], Awaitable[int]],
         on_change: Callable[[], None],
     ) -> None:
         self.election = Election(settings)
-        self.announced_epoch = 0
+        self.announced = Announced()
         self.announced_at = 0.0
-        self.to_announce = 0
+        self.to_announce = Announced()
         self.may_run = asyncio.Event()
         self.unreachable = False
         self._store = LeaseStore(client, namespace, settings)
         self._watch = Watch(
             client, paths.leases(namespace), self._watched, {"fieldSelector": f"metadata.name={names.LEASE_NAME}"}
         )
-        self._floor, self._on_change = floor, on_change
+        self._now, self._floor, self._on_change = now, floor, on_change
         self._wake = asyncio.Event()
         self._reread = False
         self._yielding: asyncio.Task[None] | None = None
+
+    async def use(self, hosts: Iterable[str]) -> None:
+        """Where the API servers are."""
+        await self._store.use(hosts)
 
     @property
     def leading(self) -> bool:
@@ -89,45 +93,56 @@ class Elector:
         self._wake.set()
 
     def _saw(self, found: Seen) -> None:
-        self.election.observed(found.record, time.monotonic())
-        if found.announced_epoch > self.announced_epoch:
-            self.announced_epoch, self.announced_at = found.announced_epoch, time.monotonic()
-        if found.hand_over and self.leading and self._yielding is None:
+        self.election.observed(found.record, self._now())
+        if found.announced.epoch > self.announced.epoch:
+            self.announced, self.announced_at = found.announced, self._now()
+        asked = found.hand_over and found.record.epoch == self.election.epoch  # not by a late event of an older term
+        if asked and self.leading:
             log("asked to hand over", epoch=self.election.epoch)
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Give the Lease up, so that another replica leads."""
+        if self._yielding is None:
             self._yielding = asyncio.create_task(self._yield_lease(), name="yield")
 
     async def _yield_lease(self) -> None:
         """Give the Lease up, and let the others have it."""
-        self.election.yield_until(time.monotonic() + YIELD_S)
+        self.election.yield_until(self._now() + YIELD_S)
         await self._release(self.election.release())
         self._yielding = None
 
-    def _announced(self) -> int:
-        return max(self.announced_epoch, self.to_announce)
+    def _announced(self) -> Announced:
+        return max(self.announced, self.to_announce, key=lambda a: a.epoch)
 
     async def _elect(self) -> None:
         election = self.election
         await self.may_run.wait()
+        conflicts = 0
         while True:
-            now = time.monotonic()
+            now = self._now()
             if election.expired(now):
                 log("term ended: the lease was not renewed in time", epoch=election.epoch)
             self._on_change()
             step = Read() if self._reread else election.step(now)
             if isinstance(step, Wait):
                 until = min(step.until, election.acting_until) if self.leading else step.until
-                await self._sleep(until - time.monotonic())
+                await self._sleep(until - self._now())
                 continue
             try:
                 await (self._read() if isinstance(step, Read) else self._write(step))
                 self.unreachable = False
+                conflicts = 0 if isinstance(step, Write) else conflicts
             except (ApiError, Unreachable) as error:
                 self.unreachable = isinstance(error, Unreachable)
                 if isinstance(step, Write):
-                    election.failed(time.monotonic())
+                    election.failed(self._now())
                 self._reread = not self.leading or (isinstance(error, ApiError) and error.status in (404, 409))
-                if not isinstance(error, ApiError) or error.status != 409:
+                conflict = isinstance(error, ApiError) and error.status == 409
+                conflicts += conflict
+                if not conflict:
                     log("lease request failed", error=str(error))
+                if not conflict or conflicts > 1:  # the first conflict: somebody was faster; then: something is wrong
                     await self._sleep(RETRY_S)
 
     async def _read(self) -> None:
@@ -135,15 +150,15 @@ class Elector:
         floor = 0 if found else await self._floor()
         self._reread = False
         if found is None:
-            self.election.observed(None, time.monotonic(), floor)
+            self.election.observed(None, self._now(), floor)
         else:
             self._saw(found)
 
     async def _write(self, step: Write) -> None:
-        self.election.sent(time.monotonic())
+        self.election.sent(self._now())
         record = await self._store.write(step, self.election.settings.identity, self._announced())
-        self.election.written(record, time.monotonic())
-        self.announced_epoch = self._announced()
+        self.election.written(record, self._now())
+        self.announced = self._announced()
         if step.acquire:
             log("lease acquired", epoch=record.epoch)
 

@@ -14,11 +14,12 @@ from porter_ha.kube import paths
 from porter_ha.kube.client import Client
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model import names
-from porter_ha.model.objects import BgpConf, BgpPeer, Eip, Namespace, Node, Service
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Namespace, Node, ObjectMeta, Service
 from porter_ha.obs.log import log
 from porter_ha.protocol import Raw
 
 T = TypeVar("T")
+API_SERVICE = "kubernetes"
 
 
 class Table(Generic[T]):
@@ -48,7 +49,8 @@ class Table(Generic[T]):
 
 
 class Inputs:
-    """All watches of a replica. `on_raws` gets what shards digest, `on_table` hears of decoded objects."""
+    """All watches of a replica. `on_raws` gets what shards digest, `on_table` hears of decoded objects, `on_servers`
+    of the addresses of the API servers."""
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Inputs:
         on_raws: Callable[[list[Raw]], None],
         on_table: Callable[[], None],
         on_barrier: Callable[[str], None],
+        on_servers: Callable[[list[str]], None],
     ) -> None:
         self.nodes = Table(client, paths.NODES, Node, on_table)
         self.namespaces = Table(client, paths.NAMESPACES, Namespace, on_table)
@@ -67,7 +70,9 @@ class Inputs:
         self._slices = Watch(client, paths.ENDPOINT_SLICES, self._slice_changes)
         self._barrier_key = f"{namespace}/{names.BARRIER_SERVICE}"
         self._barrier = msgspec.json.Decoder(Service)
-        self._on_raws, self._on_barrier = on_raws, on_barrier
+        self._on_raws, self._on_barrier, self._on_servers = on_raws, on_barrier, on_servers
+        self._servers: dict[str, tuple[str, ...]] = {}
+        self._slice = msgspec.json.Decoder(EndpointSlice)
 
     @property
     def watches(self) -> list[Watch]:
@@ -83,6 +88,11 @@ class Inputs:
         """Until every kind has been listed once."""
         for watch in self.watches:
             await watch.synced.wait()
+
+    async def live(self) -> None:
+        """Until every kind is being followed."""
+        for watch in self.watches:
+            await watch.live.wait()
 
     def relist(self) -> None:
         """Report every Service and EndpointSlice again: a shard lost what it knew."""
@@ -101,11 +111,22 @@ class Inputs:
             if change.key == self._barrier_key and change.raw is not None:
                 self._on_barrier(self._barrier.decode(change.raw).metadata.annotation(names.BARRIER_ANNOTATION))
 
+    def _api_servers(self, change: Change) -> None:
+        """The Service `default/kubernetes` names the API servers' own addresses."""
+        part = self._slice.decode(change.raw) if change.raw is not None else EndpointSlice(ObjectMeta())
+        ports = [port.port for port in part.ports or () if port.port]
+        hosts = [address for endpoint in part.endpoints or () for address in endpoint.addresses or ()]
+        form = "https://[{}]:{}" if part.address_type == "IPv6" else "https://{}:{}"
+        self._servers[change.name] = tuple(form.format(host, port) for host in hosts for port in ports)
+        self._on_servers(sorted(url for urls in self._servers.values() for url in urls))
+
     def _slice_changes(self, changes: list[Change]) -> None:
         raws = []
         for change in changes:
             owner = (change.labels or {}).get(names.SLICE_SERVICE_LABEL)
-            if owner and change.kind != "SYNCED":
+            if owner == API_SERVICE and change.namespace == "default":
+                self._api_servers(change)
+            elif owner and change.kind != "SYNCED":
                 raws.append(Raw("EndpointSlice", f"{change.namespace}/{owner}", change.name, change.raw or b""))
         if raws:
             self._on_raws(raws)

@@ -1,57 +1,61 @@
 """The gate of a replica: when it may write to the API, and when routers hear its paths (design 2.1-2.3).
 
 API door  Term frames tell shards the epoch and the moment at which writing must stop, whatever else happens.
-BGP door  Door frames tell the speaker whether to announce, and with which MED. It stays with the last leader until a
-          newer one has announced and the linger is over.
+BGP door  See bgp_door.py.
 
 Taking over: open the BGP door, raise the Term (from then on the API server refuses what older terms write), pass the
 barrier (everything that was written before has reached us), wait until the old term must have ended if it was cut
 short, rebuild the allocator, open the API door.
 
-Must never: open the API door before the barrier; close the BGP door because the API server cannot be reached.
+Must never: open the API door before the barrier, or choose anything new before the old term must have ended.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable
 
 from porter_ha.config import ManagerSettings
-from porter_ha.core.handover import Beat, EarlyTakeover
+from porter_ha.core.handover import Beat, Doubt, EarlyTakeover, Known, StepDown, better, left_behind
 from porter_ha.core.lease import LeaseSettings
-from porter_ha.core.planner import med_of
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.kube import paths
 from porter_ha.kube.client import MERGE, ApiError, Client, Unreachable
 from porter_ha.kube.term import TermStore
+from porter_ha.manager.bgp_door import BgpDoor
 from porter_ha.manager.elector import Elector
+from porter_ha.manager.host import Host
 from porter_ha.manager.link import Link
 from porter_ha.manager.supervisor import Worker
 from porter_ha.model import names
 from porter_ha.model.plan import PeerSettings
 from porter_ha.obs.log import log
-from porter_ha.protocol import Door, Routes, SessionReport, SetPeers, Term
+from porter_ha.protocol import Term
 
 RETRY_S = 0.5
 BARRIER_S = 5.0
 FAREWELL_S = 20.0
+YIELD_S = 1.0
 
 
 class Leadership:
-    """`settle` waits until the shards have digested all that was watched; `pump` lets effects out; `peers` are the
-    sessions to hold; `silent` the nodes that our own probes do not hear."""
+    """`live` waits until every kind is being watched, `settle` until the shards have digested all that was; `pump` lets
+    effects out; `peers` are the sessions to hold; `silent` the nodes that our own probes do not hear, `out` those that
+    are kept out for it."""
 
     def __init__(
         self,
         settings: ManagerSettings,
+        host: Host,
         client: Client,
         reconciler: Reconciler,
         shards: list[Worker],
         speaker: Worker,
         *,
+        live: Callable[[], Awaitable[None]],
         settle: Callable[[], Awaitable[None]],
         pump: Callable[[], None],
         peers: Callable[[], Iterable[PeerSettings]],
         silent: Callable[[], frozenset[str]],
+        out: Callable[[], frozenset[str]],
         on_news: Callable[[], None],
     ) -> None:
         lease = LeaseSettings(
@@ -59,37 +63,33 @@ class Leadership:
         )
         self.term = Term(0, 0.0)
         self.acting_epoch = 0
-        self.announcing_med = 0
         self.fenced = False
         self.takeover_s = 0.0
-        self.warm = False
-        self.sessions: dict[str, SessionReport] = {}
-        self._settings, self._client, self._reconciler = settings, client, reconciler
-        self._shards, self._speaker = shards, speaker
-        self._settle, self._pump, self._peers, self._silent = settle, pump, peers, silent
+        self._settings, self._now, self._client, self._reconciler = settings, host.now, client, reconciler
+        self._shards = shards
+        self._live, self._settle, self._pump = live, settle, pump
+        self._silent, self._out, self._peers = silent, out, peers
         self._terms = TermStore(client)
-        self.elector = Elector(client, settings.namespace, lease, self._terms.read, self._changed)
+        self.elector = Elector(client, settings.namespace, lease, host.now, self._terms.read, self._changed)
         address = next(iter(settings.addresses), "")
-        self.link = Link(client, settings.namespace, address, settings.link_port, self.beat, self._heard)
+        self.link = Link(host, client, settings.namespace, address, settings.link_port, self.beat, self._heard)
+        self.bgp = BgpDoor(settings, host.now, reconciler.planner, speaker, self.elector, peers)
         self._on_news = on_news
         self._early = EarlyTakeover()
-        self._announcing_epoch = 0
+        self._step_down = StepDown()
+        self._let_others = float("-inf")
         self._barrier = ""
         self._barrier_event = asyncio.Event()
         self._takeover: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._silenced = asyncio.Event()
-        self.dialling = False
 
     # -- what others see of us
 
     @property
-    def announcing_epoch(self) -> int:
-        return self._announcing_epoch
+    def warm(self) -> bool:
+        return self.bgp.warm
 
     def beat(self) -> Beat:
         """What the other replicas are told."""
-        up = sorted(name for name, report in self.sessions.items() if report.state == "Established")
         return Beat(
             identity=self._settings.identity,
             node=self._settings.node,
@@ -97,15 +97,24 @@ class Leadership:
             leading=self.elector.leading,
             warm=self.warm,
             fenced=self.fenced,
-            sessions=tuple(up),
+            sessions=self.bgp.established,
             silent=tuple(sorted(self._silent())),
+            out=tuple(sorted(self._out())),
+            served=self.bgp.served,
+            announcing=self.bgp.epoch,
         )
+
+    def left_behind(self) -> dict[str, float]:
+        """Node -> for how many more seconds routers may keep paths of a replica on it that is gone."""
+        now, restart_s = self._now(), max((float(p.restart_time_s) for p in self._peers()), default=0.0)
+        ends = left_behind(list(self.link.known.values()), self.acting_epoch, restart_s, now)
+        return {node: until - now for node, until in ends.items()}
 
     # -- life
 
     def begin(self) -> None:
         """Warm: from now on we may lead."""
-        self.warm = True
+        self.bgp.warm = True
         self.elector.may_run.set()
 
     async def run(self) -> None:
@@ -119,10 +128,10 @@ class Leadership:
         over, then withdraw. Without a successor in FAREWELL_S routes are left to graceful restart."""
         self._shut_api_door()
         await self.elector.resign()
-        if self._announcing_epoch and self.link.living():
+        if self.bgp.epoch and self.link.living():
             try:
                 async with asyncio.timeout(FAREWELL_S):
-                    await self._silenced.wait()
+                    await self.bgp.silenced.wait()
                     await asyncio.sleep(RETRY_S)  # for the withdrawals to leave
             except TimeoutError:
                 log("no successor has announced; leaving routes to graceful restart")
@@ -141,44 +150,66 @@ class Leadership:
         else:
             self._shut_api_door()
             self._judge_leader()
-        self._judge_bgp_door()
+        self.bgp.judge()
 
     def _heard(self) -> None:
         """News over the link."""
-        now = time.monotonic()
+        now = self._now()
         for identity, known in self.link.known.items():
             if not known.dead and not known.silent(now):
                 self._early.heard(identity, now)
-        if not self.elector.leading:
-            self._judge_leader()
+        self.look()
         self._on_news()
 
     def look(self) -> None:
         """Time has passed: silence may have become meaningful. Called after every round of probes."""
-        if not self.elector.leading:
+        if self.elector.leading:
+            self._judge_reach()
+        else:
             self._judge_leader()
 
+    def _judge_reach(self) -> None:
+        """Let a standby lead that reaches more routers, or sees nodes that we do not."""
+        others = [known.beat for known in self.link.living().values()]
+        if self.acting_epoch and self._step_down.due(self.beat(), others, self._now()):
+            log("a standby reaches more than we do: handing over", epoch=self.acting_epoch)
+            self.elector.hand_over()
+
     def _judge_leader(self) -> None:
-        election = self.elector.election
+        election, now = self.elector.election, self._now()
         holder = election.holder
         known = self.link.of(holder) if holder else None
-        now = time.monotonic()
-        if holder and self._early.may_try(self.beat(), known, election.renewed_at, now):
+        me = self.beat()
+        doubt = self._doubt(known, now)
+        if holder and self._early.may_try(me, known, election.renewed_at, doubt, now):
             assert known is not None
             if election.presume_dead(holder):
                 log("taking over early", leader=holder, proven=known.dead)
                 self._early.took_over(holder, known.dead, now)
             self.elector.wake()
-        alone = self.elector.unreachable and not self._announcing_epoch
-        if alone and self._early.may_stand_in(self.beat(), known):
-            log("the leader is dead and the API server cannot be reached: announcing the last plan", leader=holder)
-            self._open_bgp_door(election.seen_epoch, hot=True)
+        if not holder and election.renewed_at > self._let_others:
+            self._let_others = election.renewed_at
+            if any(better(other.beat, me) for other in self.link.living().values()):
+                election.yield_until(now + YIELD_S)
+        # Where early takeover is not safe, and where nobody can be elected, routes can be kept right all the same.
+        stuck = self.elector.unreachable or (known is not None and not known.beat.fenced)
+        if stuck and not self.bgp.epoch and self._early.may_stand_in(me, known, doubt, now):
+            log("the leader is dead and nobody can follow it yet: announcing the last plan", leader=holder)
+            self.bgp.open(election.seen_epoch, standing_in=True)
+        self.bgp.stand_by(known if known is not None and not known.dead and not known.silent(now) else None)
+
+    def _doubt(self, leader: Known | None, now: float) -> Doubt:
+        others = [known for known in self.link.known.values() if known is not leader and not known.dead]
+        return Doubt(
+            node_dead=leader is not None and leader.beat.node in self._out(),
+            isolated=bool(others) and all(known.silent(now) for known in others),
+        )
 
     # -- taking over
 
     async def _take_over(self, epoch: int) -> None:
-        started = time.monotonic()
-        self._open_bgp_door(epoch)
+        started = self._now()
+        self.bgp.open(epoch)
         while self._leads(epoch):
             try:
                 await self._raise_term(epoch)
@@ -188,14 +219,14 @@ class Leadership:
                 log("takeover goes on", epoch=epoch, error=str(error) or "the barrier was not seen in time")
                 await asyncio.sleep(RETRY_S)
         # A lagging API server may still admit writes of a term that was cut short: choose nothing new until it is over.
-        await asyncio.sleep(max(0.0, self.elector.election.free_from - time.monotonic()))
+        await asyncio.sleep(max(0.0, self.elector.election.free_from - self._now()))
         if not self._leads(epoch):
             return
         self.acting_epoch = epoch
         self._tell_term(Term(epoch, self.elector.election.acting_until))
-        self._reconciler.begin_term(time.monotonic())
+        self._reconciler.begin_term(self._now())
         self._pump()
-        self.takeover_s = time.monotonic() - started
+        self.takeover_s = self._now() - started
         log("leading", epoch=epoch, takeover_s=round(self.takeover_s, 3), fenced=self.fenced)
 
     def _leads(self, epoch: int) -> bool:
@@ -218,7 +249,7 @@ class Leadership:
     async def _pass_barrier(self, epoch: int) -> None:
         """Write a token where our own Service watch will show it: then all older writes have been shown too."""
         path = paths.services(self._settings.namespace)
-        token = f"{epoch} {self._settings.identity} {time.monotonic_ns()}"
+        token = f"{epoch} {self._settings.identity} {self._now():.6f}"
         meta = {"name": names.BARRIER_SERVICE, "annotations": {names.BARRIER_ANNOTATION: token}}
         try:
             body = {"metadata": {"annotations": meta["annotations"]}}
@@ -236,7 +267,9 @@ class Leadership:
             while self._barrier != token:
                 self._barrier_event.clear()
                 await self._barrier_event.wait()
+            await self._live()
         await self._settle()
+        self.bgp.confirm(epoch)
         key = f"{self._settings.namespace}/{names.BARRIER_SERVICE}"
         self.fenced = await self._terms.fenced(epoch, key)
         if not self.fenced:
@@ -258,44 +291,5 @@ class Leadership:
         if self.acting_epoch:
             log("no longer leading", epoch=self.acting_epoch)
             self.acting_epoch = 0
-            self._reconciler.end_term()
+            self._reconciler.end_term(self._now())
         self._tell_term(Term(0, 0.0))
-
-    # -- BGP door
-
-    def _open_bgp_door(self, epoch: int, hot: bool = False) -> None:
-        self._announcing_epoch, self.announcing_med = epoch, med_of(epoch, hot)
-        self._reconciler.planner.set_med(self.announcing_med)
-        self._speaker.send(Routes(self._reconciler.planner.drain(), complete=True))
-        self._speaker.send(Door(True, self.announcing_med))
-
-    def _judge_bgp_door(self) -> None:
-        """When to be on the line, and when to fall silent (design 2.2, the reconnect rule, and 2.3)."""
-        elector, linger = self.elector, self._settings.linger_s
-        replaced = elector.announced_epoch > self._announcing_epoch and (
-            elector.announced_epoch >= elector.election.seen_epoch
-        )
-        waited = time.monotonic() - elector.announced_at
-        if replaced and waited < linger:
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(linger - waited + 0.01, self._lingered)
-        elif replaced and self._announcing_epoch:
-            log("a newer leader has announced; withdrawing", epoch=elector.announced_epoch)
-            self._announcing_epoch = self.announcing_med = 0
-            self._speaker.send(Door(False, 0))
-            self._silenced.set()
-        dial = self.warm and (bool(self._announcing_epoch) or (replaced and waited >= linger))
-        if dial and not self.dialling:
-            self.dialling = True
-            self._speaker.send(SetPeers(list(self._peers()), True))
-
-    def _lingered(self) -> None:
-        self._timer = None
-        self._judge_bgp_door()
-
-    def note_sessions(self, reports: Iterable[SessionReport]) -> None:
-        """Once every live session has been sent this term's routes, the next renewal records it in the Lease."""
-        self.sessions = {report.peer: report for report in reports}
-        live = [report for report in self.sessions.values() if report.state == "Established"]
-        if self._announcing_epoch and live and all(r.synced_med == self.announcing_med for r in live):
-            self.elector.to_announce = max(self.elector.to_announce, self._announcing_epoch)

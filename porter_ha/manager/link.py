@@ -5,7 +5,6 @@ Nothing that comes over the link is a decision: the API server's compare-and-swa
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -14,6 +13,7 @@ from porter_ha.core.handover import BEAT_S, Beat, Known
 from porter_ha.kube import paths
 from porter_ha.kube.client import MERGE, ApiError, Client, Unreachable
 from porter_ha.kube.watch import Change, Watch
+from porter_ha.manager.host import Host
 from porter_ha.model import names
 from porter_ha.model.objects import Lease
 from porter_ha.obs.log import log
@@ -29,6 +29,7 @@ class Link:
 
     def __init__(
         self,
+        host: Host,
         client: Client,
         namespace: str,
         address: str,
@@ -37,7 +38,7 @@ class Link:
         on_news: Callable[[], None],
     ) -> None:
         self.known: dict[str, Known] = {}
-        self._client, self._collection = client, paths.leases(namespace)
+        self._host, self._client, self._collection = host, client, paths.leases(namespace)
         self._address, self._port = address, port
         self._beat, self._on_news = beat, on_news
         self._dialers: dict[str, asyncio.Task[None]] = {}
@@ -49,11 +50,21 @@ class Link:
 
     def living(self) -> dict[str, Known]:
         """The other replicas that are heard now."""
-        now = time.monotonic()
+        now = self._host.now()
         return {i: k for i, k in self.known.items() if not k.dead and not k.silent(now)}
 
+    def witnesses(self) -> dict[str, frozenset[str] | None]:
+        """By node, what the other replicas that may live say is silent; None when they themselves are not heard. One
+        that is not warm yet has seen nothing."""
+        now = self._host.now()
+        return {
+            k.beat.node: None if k.silent(now) else frozenset(k.beat.silent)
+            for k in self.known.values()
+            if k.beat.warm and not k.dead
+        }
+
     async def run(self) -> None:
-        server = await asyncio.start_server(self._accepted, self._address or None, self._port)
+        server = await self._host.listen(self._address, self._port, self._accepted)
         try:
             await self._register()
             await self._watch.run()
@@ -106,7 +117,7 @@ class Link:
         while True:
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    reader, writer = await asyncio.open_connection(address, port)
+                    reader, writer = await self._host.connect(address, port)
             except ConnectionRefusedError:
                 self._died(last)  # the host lives and nobody listens: the process is gone
                 last = ""
@@ -130,7 +141,7 @@ class Link:
                 if identity and beat.identity != identity:
                     self._died(identity)  # another process answers at its address
                 identity = beat.identity
-                self.known[identity] = Known(beat, time.monotonic())
+                self.known[identity] = Known(beat, self._host.now())
                 self._on_news()
         except (OSError, ValueError, msgspec.DecodeError) as error:
             log("link broken", with_=identity, error=str(error))

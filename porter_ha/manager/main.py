@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from porter_ha.config import ManagerSettings
 from porter_ha.kube import auth
 from porter_ha.kube.client import Client
+from porter_ha.manager.host import Linux
 from porter_ha.manager.replica import Replica
 from porter_ha.manager.reporter import Reporter
 from porter_ha.model.reasons import Reason
@@ -23,7 +24,7 @@ async def run(settings: ManagerSettings) -> None:
     current = await auth.load(settings.kubeconfig)
     access = await current()
     async with Client(access) as client:
-        replica = Replica(settings, client, access)
+        replica = Replica(settings, Linux(), client, access)
         endpoint = await serve(
             settings.metrics_address,
             settings.metrics_port,
@@ -68,8 +69,8 @@ def readiness(replica: Replica) -> tuple[bool, Details]:
         "leading": bool(replica.leadership.acting_epoch),
         "epoch": max(election.epoch, election.seen_epoch),
         "holder": election.holder,
-        "announcing": bool(replica.leadership.announcing_epoch),
-        "sessions": {name: report.state for name, report in replica.leadership.sessions.items()},
+        "announcing": bool(replica.leadership.bgp.epoch),
+        "sessions": {name: report.state for name, report in replica.leadership.bgp.sessions.items()},
         "pids": {worker.name: worker.pid for worker in replica.workers},
     }
     return replica.leadership.warm and all(worker.healthy for worker in replica.workers), details
@@ -83,7 +84,8 @@ def samples(replica: Replica) -> Iterator[Sample]:
     yield Sample("fenced", bool(replica.leadership.acting_epoch) and replica.leadership.fenced)
     yield Sample("takeover_seconds", replica.leadership.takeover_s)
     yield Sample("replicas_heard", len(replica.leadership.link.living()))
-    yield Sample("announcing", bool(replica.leadership.announcing_epoch))
+    yield Sample("stale_path_possible", len(replica.leadership.left_behind()))
+    yield Sample("announcing", bool(replica.leadership.bgp.epoch))
     yield Sample("warm", replica.leadership.warm)
     for (state, reason), count in service_states(replica).items():
         yield Sample("services", count, (state, reason))
@@ -98,7 +100,7 @@ def samples(replica: Replica) -> Iterator[Sample]:
         yield Sample("nodes", count, labels)
     yield Sample("nodes_silent", len(replica.liveness.silent()))
     yield Sample("nodes_held", replica.liveness.holding)
-    for name, report in replica.leadership.sessions.items():
+    for name, report in replica.leadership.bgp.sessions.items():
         yield Sample("bgp_session_up", report.state == "Established", (name,))
         yield Sample("bgp_session_flaps_total", report.flaps, (name,))
         yield Sample("bgp_prefixes", report.prefixes, (name,))

@@ -4,7 +4,6 @@ Leader and standby run the same wiring; what differs is which doors of the gate 
 """
 
 import asyncio
-import time
 
 from msgspec.structs import replace
 
@@ -15,6 +14,7 @@ from porter_ha.core.liveness import Liveness
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.core.shard import shard_of
 from porter_ha.kube.client import Client
+from porter_ha.manager.host import Host
 from porter_ha.manager.inputs import Inputs
 from porter_ha.manager.leadership import Leadership
 from porter_ha.manager.probes import Prober
@@ -27,7 +27,6 @@ from porter_ha.obs.log import log
 from porter_ha.protocol import (
     Claims,
     Do,
-    Door,
     Filled,
     FromWorker,
     Hello,
@@ -46,33 +45,39 @@ SYNC_S = 2.0
 
 
 class Replica:
-    def __init__(self, settings: ManagerSettings, client: Client, access: Access) -> None:
+    def __init__(self, settings: ManagerSettings, host: Host, client: Client, access: Access) -> None:
         self.settings = settings
         self.reconciler = Reconciler()
         self.pools = Pools((), {})
         self.peers = Peers((), {}, {}, {}, {}, ())
         self.dead: frozenset[str] = frozenset()
         self.vouched: frozenset[str] = frozenset()
+        self.borrowed: frozenset[str] = frozenset()
         self.changed = asyncio.Event()
         self.liveness = Liveness()
-        self._client, self._access = client, access
+        self._host, self._client, self._access = host, client, access
         self.shards = [self._worker("shard", i) for i in range(settings.shard_count)]
         self.speaker = self._worker("speaker", 0)
         self.leadership = Leadership(
             settings,
+            host,
             client,
             self.reconciler,
             self.shards,
             self.speaker,
+            live=lambda: self.inputs.live(),
             settle=self._settle_shards,
             pump=self._pump,
             peers=lambda: self.peers.accepted,
             silent=self.liveness.silent,
+            out=lambda: self.dead | self.rejoin.waiting,
             on_news=self._judge_nodes,
         )
-        self.inputs = Inputs(client, settings.namespace, self._raws, self._tables, self.leadership.barrier_seen)
-        self._prober = Prober(self.liveness, self._probed)
-        self.rejoin = Rejoin(self._rejoined)
+        self.inputs = Inputs(
+            client, settings.namespace, self._raws, self._tables, self.leadership.barrier_seen, self._api_servers
+        )
+        self._prober = Prober(host, self.liveness, self._probed)
+        self.rejoin = Rejoin(host, self._rejoined)
         self._tables_dirty = self._pumping = False
         self._tokens = 0
         self._waiting_sync: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
@@ -80,6 +85,7 @@ class Replica:
         self._unknown: set[str] = set()
         self._feeding = self._filled = False
         self._refills: set[asyncio.Task[None]] = set()
+        self._chores: set[asyncio.Task[None]] = set()
 
     # -- life
 
@@ -137,7 +143,7 @@ class Replica:
             access = self._access if role == "shard" else None
             return Hello(role, index, self.settings.node, self.settings.classless, access)
 
-        return Worker(f"workers.{role}", hello, self._started, self._frame)
+        return Worker(self._host, f"workers.{role}", hello, self._started, self._frame)
 
     def _started(self, worker: Worker) -> None:
         if worker is self.speaker:
@@ -163,8 +169,8 @@ class Replica:
         if worker.restarts != generation:
             return  # it died again; its successor does this anew
         for key in self._unseen.pop(worker.index, set()):
-            self.reconciler.drop_claim(key, time.monotonic())
-        self.reconciler.repeat(mine, time.monotonic())
+            self.reconciler.drop_claim(key, self._host.now())
+        self.reconciler.repeat(mine, self._host.now())
         self._pump()
 
     async def _settle_shards(self) -> None:
@@ -208,6 +214,11 @@ class Replica:
         for index, batch in batches.items():
             self.shards[index].send(Raws(batch))
 
+    def _api_servers(self, hosts: list[str]) -> None:
+        task = asyncio.create_task(self.leadership.elector.use(hosts), name="API servers")
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
     def _tables(self) -> None:
         if not self._tables_dirty:
             self._tables_dirty = True
@@ -216,7 +227,7 @@ class Replica:
     def _recompute(self) -> None:
         """Nodes, Namespaces, Eips, BgpConf or BgpPeers changed."""
         self._tables_dirty = False
-        now, inputs, reconciler = time.monotonic(), self.inputs, self.reconciler
+        now, inputs, reconciler = self._host.now(), self.inputs, self.reconciler
         for name in reconciler.namespaces - inputs.namespaces.objects.keys():
             reconciler.set_namespace(name, None, now)
         for name, namespace in inputs.namespaces.objects.items():
@@ -232,7 +243,7 @@ class Replica:
             self.peers = peers
             reconciler.set_scopes(peers.scopes)
             self._pump()  # a session that changes its scope must find the new one's routes there
-            self.speaker.send(SetPeers(list(peers.accepted), self.leadership.dialling))
+            self.speaker.send(SetPeers(list(peers.accepted), self.leadership.bgp.dialling))
         self._pump()
 
     def _set_nodes(self) -> None:
@@ -243,13 +254,18 @@ class Replica:
         self._prober.set_nodes(addresses)
         self.rejoin.set_nodes(addresses)
         self._unknown = {name for name, view in views.items() if view.refusal is Reason.NODE_UNKNOWN}
-        for name in self.vouched & self._unknown:
+        self.vouched = self._vouch()
+        for name in self.vouched:
             views[name] = replace(views[name], refusal=None)
-        for names, reason in ((self.dead, Reason.NODE_SILENT), (self.rejoin.waiting, Reason.NODE_REJOINING)):
+        silent = self.dead | self.borrowed
+        for names, reason in ((silent, Reason.NODE_SILENT), (self.rejoin.waiting, Reason.NODE_REJOINING)):
             for name in names & views.keys():
                 if views[name].refusal is None:
                     views[name] = replace(views[name], refusal=reason)
         self.reconciler.set_nodes(views)
+
+    def _vouch(self) -> frozenset[str]:
+        return self.liveness.vouched(self._unknown, self.leadership.link.witnesses(), self.vouched)
 
     def _rejoined(self) -> None:
         self._set_nodes()
@@ -261,19 +277,24 @@ class Replica:
 
     def _judge_nodes(self) -> None:
         """Our probes or another replica's verdicts may have changed."""
-        others = {i: frozenset(known.beat.silent) for i, known in self.leadership.link.living().items()}
-        dead = self.liveness.judge(others, alone=not self.leadership.link.known, now=time.monotonic())
-        vouched = frozenset(name for name in self._unknown if self.liveness.alive(name))
+        link = self.leadership.link
+        witnesses = link.witnesses()
+        dead = self.liveness.judge(witnesses, self._host.now())
+        vouched = self._vouch()
+        # A replica that has just started believes the others of nodes that it has not heard itself yet.
+        elsewhere = frozenset(name for known in link.living().values() for name in known.beat.out)
+        borrowed = elsewhere & self.liveness.unheard()
         if dead != self.dead:
-            log("nodes judged", dead=sorted(dead), by=1 + len(others))
+            log("nodes judged", dead=sorted(dead), witnesses=len(witnesses))
             self.rejoin.returned(self.dead - dead & set(self.liveness.nodes))
-        if (dead, vouched) != (self.dead, self.vouched):
-            self.dead, self.vouched = dead, vouched
+        self.rejoin.returned((self.borrowed - borrowed) & elsewhere)
+        if (dead, vouched, borrowed) != (self.dead, self.vouched, self.borrowed):
+            self.dead, self.vouched, self.borrowed = dead, vouched, borrowed
             self._set_nodes()
             self._pump()
 
     def _frame(self, worker: Worker, frame: FromWorker) -> None:
-        now = time.monotonic()
+        now = self._host.now()
         if isinstance(frame, Claims):
             unseen = self._unseen.get(worker.index)
             for claim in frame.changed:
@@ -290,7 +311,7 @@ class Replica:
                 self.reconciler.repeat(frame.keys, now)
                 self._pump_soon()
         elif isinstance(frame, Sessions):
-            self.leadership.note_sessions(frame.reports)
+            self.leadership.bgp.note_sessions(frame.reports)
             self.changed.set()
 
     # -- reconciler to workers, through the gate
@@ -318,9 +339,9 @@ class Replica:
 
     def _tell_speaker_all(self) -> None:
         planner, leadership = self.reconciler.planner, self.leadership
-        leadership.note_sessions([])
+        leadership.bgp.note_sessions([])
         for group in self.peers.scopes:
             planner.resend(group)
         self.speaker.send(Routes(planner.drain(), complete=leadership.warm))
-        self.speaker.send(Door(bool(leadership.announcing_med), leadership.announcing_med))
-        self.speaker.send(SetPeers(list(self.peers.accepted), leadership.dialling))
+        for frame in leadership.bgp.frames():
+            self.speaker.send(frame)

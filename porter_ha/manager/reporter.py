@@ -7,8 +7,9 @@ the leader takes out entries of nodes that are no more.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import orjson
@@ -25,6 +26,7 @@ from porter_ha.obs.log import log
 from porter_ha.protocol import SessionReport
 
 PERIOD_S = 1.0
+REVIEW_S = 10.0
 USED_SHOWN = 256  # status.used is for people and old tools; a pool may have 16 million addresses
 _KINDS = {"Eip": paths.EIPS, "BgpConf": paths.BGP_CONFS, "BgpPeer": paths.BGP_PEERS}
 Documents = dict[tuple[str, str], dict[str, object]]
@@ -40,7 +42,9 @@ class Reporter:
 
     async def run(self) -> None:
         while True:
-            await self._replica.changed.wait()
+            with contextlib.suppress(TimeoutError):  # some of what is said ends by time alone
+                async with asyncio.timeout(REVIEW_S):
+                    await self._replica.changed.wait()
             self._replica.changed.clear()
             documents = self._own_entries()
             if self._replica.leadership.acting_epoch:
@@ -79,7 +83,7 @@ class Reporter:
         node = replica.settings.node
         documents: Documents = {}
         for name in replica.inputs.peers.objects:
-            report = replica.leadership.sessions.get(name)
+            report = replica.leadership.bgp.sessions.get(name)
             documents["BgpPeer", name] = {"nodesPeerStatus": {node: _session(report) if report else None}}
         accepted = replica.peers.accepted
         if accepted:
@@ -102,16 +106,27 @@ class Reporter:
         for name, peer in replica.inputs.peers.objects.items():
             refusal = replica.peers.refused.get(name)
             fields = replica.peers.unsupported.get(name, ())
-            report = replica.leadership.sessions.get(name)
-            extra = []
-            if report is not None and report.state == "Established" and set(report.families) - set(report.add_path):
-                extra.append(status.condition("AddPath", Refusal(Reason.NO_ADD_PATH, Reason.NO_ADD_PATH.doc)))
+            report = replica.leadership.bgp.sessions.get(name)
+            extra = [status.condition(kind, found) for kind, found in self._warnings(report)]
             conditions = self._conditions("BgpPeer", name, refusal, fields) + extra
             gone = {
                 node: None for node in peer.status.nodes_peer_status or () if node not in replica.inputs.nodes.objects
             }
             documents["BgpPeer", name] = {"conditions": conditions, "nodesPeerStatus": gone}
         return documents
+
+    def _warnings(self, report: SessionReport | None) -> Iterator[tuple[str, Refusal]]:
+        """What the owner of a session should know, as condition type and Refusal; nothing when all is well."""
+        leadership, lease_s = self._replica.leadership, self._replica.settings.lease_duration_s
+        if report is not None and report.state == "Established":
+            if set(report.families) - set(report.add_path):
+                yield "AddPath", Refusal(Reason.NO_ADD_PATH, Reason.NO_ADD_PATH.doc)
+            if 0 < report.hold_time_s <= lease_s:
+                times = f"the Lease lasts {lease_s:g} s, the negotiated hold time is {report.hold_time_s} s"
+                yield "HoldTime", Refusal(Reason.LEASE_TOO_LONG, times)
+        if gone := sorted(leadership.left_behind()):
+            nodes = f"routers may keep paths of the replicas that were on {', '.join(gone)}"
+            yield "StalePaths", Refusal(Reason.STALE_PATH_POSSIBLE, nodes)
 
     def _conditions(
         self, kind: str, name: str, refusal: Refusal | None, unsupported: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Starts the worker processes, watches over them, and starts them again (plain multiprocessing, spawn).
+"""Starts the worker processes, watches over them, and starts them again.
 
 A worker that exits, closes its channel, or sends no heartbeat for SILENCE_S is killed and started anew, later and
 later while it keeps failing. The manager is told of every start and hands the new process all it needs.
@@ -7,15 +7,11 @@ Must never: leave a worker behind, or block the loop while one starts or dies.
 """
 
 import asyncio
-import importlib
-import multiprocessing
 import random
-import socket
-import time
 from collections.abc import Callable
-from multiprocessing.context import SpawnProcess
 
 from porter_ha.core.backoff import Backoff
+from porter_ha.manager.host import Host, Process
 from porter_ha.obs.log import log
 from porter_ha.protocol import Channel, Frame, FromWorker, Heartbeat, Hello
 
@@ -24,16 +20,12 @@ START_S = 30.0
 STEADY_S = 30.0
 
 
-def enter(module: str, sock: socket.socket) -> None:
-    """The first code of a worker process. The module is named, not imported: workers are above this package."""
-    importlib.import_module(module).main(sock)
-
-
 class Worker:
     """One worker process and its successors. `send` drops frames while there is none: a start re-sends everything."""
 
     def __init__(
         self,
+        host: Host,
         module: str,
         hello: Callable[[], Hello],
         on_start: Callable[["Worker"], None],
@@ -46,13 +38,13 @@ class Worker:
         self.restarts = 0
         self.pid = 0
         self.started = asyncio.Event()
-        self._module, self._on_start, self._on_frame = module, on_start, on_frame
+        self._host, self._module, self._on_start, self._on_frame = host, module, on_start, on_frame
         self._channel: Channel | None = None
         self._heard = 0.0
 
     @property
     def healthy(self) -> bool:
-        return self._channel is not None and time.monotonic() - self._heard < SILENCE_S
+        return self._channel is not None and self._host.now() - self._heard < SILENCE_S
 
     def send(self, frame: Frame) -> None:
         if self._channel is not None:
@@ -62,31 +54,24 @@ class Worker:
         """Keep one process alive for ever. Cancellation kills it."""
         backoff = Backoff(0.1, 10.0, random.random)
         while True:
-            started = time.monotonic()
+            started = self._host.now()
             await self._live()
             self.restarts += 1
-            if time.monotonic() - started > STEADY_S:
+            if self._host.now() - started > STEADY_S:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 
     async def _live(self) -> None:
-        ours, theirs = socket.socketpair()
-        process = multiprocessing.get_context("spawn").Process(
-            target=enter, args=(self._module, theirs), name=self.name, daemon=True
-        )
-        await asyncio.to_thread(process.start)
-        theirs.close()
-        self.pid = process.pid or 0
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        self._channel = Channel(reader, writer, FromWorker)
-        self._heard = time.monotonic() + START_S - SILENCE_S  # a start may take longer than a heartbeat
+        process = await self._host.spawn(self._module, self.name)
+        self.pid, self._channel = process.pid, process.channel
+        self._heard = self._host.now() + START_S - SILENCE_S  # a start may take longer than a heartbeat
         self._channel.send(self.hello())
         self._on_start(self)
         self.started.set()
         watchdog = asyncio.create_task(self._watch(process), name=f"watchdog {self.name}")
         try:
             while (frame := await self._channel.receive()) is not None:
-                self._heard = max(self._heard, time.monotonic())
+                self._heard = max(self._heard, self._host.now())
                 if isinstance(frame, Heartbeat):
                     self.counters = frame.counters
                 else:
@@ -96,12 +81,12 @@ class Worker:
             self._channel.close()
             self._channel = None
             process.kill()
-            await asyncio.shield(asyncio.to_thread(process.join))
-            log("worker ended", worker=self.name, pid=self.pid, exit=process.exitcode)
+            status = await asyncio.shield(process.ended())
+            log("worker ended", worker=self.name, pid=self.pid, exit=status)
 
-    async def _watch(self, process: SpawnProcess) -> None:
+    async def _watch(self, process: Process) -> None:
         while True:
-            await asyncio.sleep(max(0.5, self._heard + SILENCE_S - time.monotonic()))
-            if time.monotonic() - self._heard >= SILENCE_S:
+            await asyncio.sleep(max(0.5, self._heard + SILENCE_S - self._host.now()))
+            if self._host.now() - self._heard >= SILENCE_S:
                 log("worker is silent, killing it", worker=self.name, pid=process.pid, silence_s=SILENCE_S)
                 process.kill()

@@ -20,7 +20,7 @@ EPOCH_ANNOTATION = "porter-ha.io/epoch"  # the fencing token: which term wrote t
 EIPS_ANNOTATION = "porter-ha.io/eips"  # the addresses in status that are ours, separated by commas
 BARRIER_ANNOTATION = "porter-ha.io/barrier"
 HANDOVER_ANNOTATION = "porter-ha.io/hand-over"  # on the Lease: the epoch that is asked to end, and no later one
-ANNOUNCED_ANNOTATION = "porter-ha.io/announced-epoch"
+ANNOUNCED_ANNOTATION = "porter-ha.io/announced"  # on the Lease: the epoch whose paths routers have, and the node
 CONDITION_ASSIGNED = "porter-ha.io/Assigned"
 
 SLICE_SERVICE_LABEL = "kubernetes.io/service-name"

@@ -5,6 +5,7 @@ with what was given and what would be right; nothing is guessed.
 """
 
 import ipaddress
+from functools import lru_cache
 
 from porter_ha.model.value import Value
 
@@ -17,6 +18,7 @@ def to_text(family: int, number: int) -> str:
     return str(ipaddress.IPv4Address(number) if family == V4 else ipaddress.IPv6Address(number))
 
 
+@lru_cache(maxsize=1 << 16)  # the same EIPs are asked about again and again
 def parse_address(text: str) -> tuple[int, int]:
     """(family, number) of an address. Raises ValueError that names the text."""
     try:

@@ -92,7 +92,12 @@ class EndpointConditions(Wire, frozen=True):
     terminating: bool | None = None
 
 
+class EndpointPort(Wire, frozen=True):
+    port: int | None = None
+
+
 class Endpoint(Wire, frozen=True):
+    addresses: list[str] | None = None
     node_name: str | None = None
     conditions: EndpointConditions = EndpointConditions()
 
@@ -101,6 +106,7 @@ class EndpointSlice(Wire, frozen=True):
     metadata: ObjectMeta
     address_type: str = "IPv4"
     endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None
 
     @property
     def service_key(self) -> str:

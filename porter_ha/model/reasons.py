@@ -54,4 +54,14 @@ class Reason(StrEnum):
     PEER_DUPLICATE = "PeerDuplicate", "An older BgpPeer has the same neighbour."
     FIELDS_UNSUPPORTED = "FieldsUnsupported", "The object asks for something that this version does not do."
     NO_BGP_CONF = "NoBgpConf", "There is no BgpConf named default yet."
+    STALE_PATH_POSSIBLE = (
+        "StalePathPossible",
+        "A replica that announced is gone, and routers may keep its paths until its restart time is over: an EIP that "
+        "is withdrawn now can fall back to them.",
+    )
+    LEASE_TOO_LONG = (
+        "LeaseTooLong",
+        "The Lease's duration is not shorter than the session's hold time: a router could drop the routes of a dead "
+        "leader before another leads. Shorten the one or lengthen the other.",
+    )
     NO_ADD_PATH = "NoAddPath", "The router does not take add-path; it would see one next hop per EIP only."

@@ -18,6 +18,11 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "leader": ("gauge", "1 while this replica leads with its API door open.", ()),
     "epoch": ("gauge", "The newest term that this replica has seen.", ()),
     "announcing": ("gauge", "1 while routers are told of this replica's paths.", ()),
+    "stale_path_possible": (
+        "gauge",
+        "Replicas that are gone whose paths routers may keep, as the leader sees it.",
+        (),
+    ),
     "warm": ("gauge", "1 once every watch has been listed and every shard has digested it.", ()),
     "fenced": ("gauge", "1 while the API server refuses writes of terms before this replica's.", ()),
     "takeover_seconds": ("gauge", "How long this replica's last takeover took, from the Lease to the API door.", ()),

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from porter_ha.kube.lease import seen
+from porter_ha.kube.lease import Announced, seen
 
 
 def lease(annotations=None, **spec):
@@ -12,15 +12,15 @@ def lease(annotations=None, **spec):
 
 def test_a_lease_in_full():
     found = seen(
-        lease({"porter-ha.io/announced-epoch": "6"}, holderIdentity="a", leaseTransitions=7, leaseDurationSeconds=5)
+        lease({"porter-ha.io/announced": "6 node1"}, holderIdentity="a", leaseTransitions=7, leaseDurationSeconds=5)
     )
     assert (found.record.holder, found.record.epoch, found.record.version, found.record.duration_s) == ("a", 7, 42, 5.0)
-    assert found.announced_epoch == 6
+    assert found.announced == Announced(6, "node1")
 
 
 def test_an_empty_lease_or_one_that_somebody_scribbled_on():
-    found = seen(lease({"porter-ha.io/announced-epoch": "soon"}, holderIdentity=None))
-    assert (found.record.holder, found.record.epoch, found.announced_epoch, found.hand_over) == ("", 0, 0, False)
+    found = seen(lease({"porter-ha.io/announced": "soon"}, holderIdentity=None))
+    assert (found.record.holder, found.record.epoch, found.announced, found.hand_over) == ("", 0, Announced(), False)
 
 
 def test_a_handover_is_asked_of_one_term_only():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from porter_ha.core.allocate import QUARANTINE_S, Allocator, Pool
+from porter_ha.core.allocate import MANY_REST, QUARANTINE_S, Allocator, Pool
 from porter_ha.model.net import V4, parse_address
 from porter_ha.model.plan import Refusal
 from porter_ha.model.reasons import Reason
@@ -55,9 +55,20 @@ def test_released_addresses_rest_and_come_back_oldest_first():
         assign(made, claim(f"a/{i}"))
     made.release("a/2", now=1.0)
     made.release("a/0", now=2.0)
-    assert assign(made, claim("b/0"), now=3.0) == ("10.0.0.4",)
-    assert assign(made, claim("b/1"), now=1.0 + QUARANTINE_S) == ("10.0.0.2",)
-    assert assign(made, claim("b/2"), now=2.0 + QUARANTINE_S) == ("10.0.0.0",)
+    fresh = [assign(made, claim(f"b/{i}"), now=2.0 + QUARANTINE_S) for i in range(4)]
+    assert fresh == [(f"10.0.0.{i}",) for i in (4, 5, 6, 7)], "what was never used comes first"
+    assert assign(made, claim("c/1"), now=2.0 + QUARANTINE_S) == ("10.0.0.2",)
+    assert assign(made, claim("c/2"), now=2.0 + QUARANTINE_S) == ("10.0.0.0",)
+
+
+def test_when_many_rest_the_oldest_comes_back_so_that_memory_is_bounded():
+    made = allocator(pool(address="10.0.0.0/16"))
+    for i in range(MANY_REST + 1):
+        assign(made, claim(f"a/{i}"))
+    for i in range(MANY_REST + 1):
+        made.release(f"a/{i}", now=1.0)
+    assert assign(made, claim("b/0"), now=2.0) == ("10.0.16.1",)
+    assert assign(made, claim("b/1"), now=1.0 + QUARANTINE_S) == ("10.0.0.0",)
 
 
 def test_a_full_pool_does_not_wait_for_the_quarantine():

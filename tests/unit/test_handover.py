@@ -2,7 +2,21 @@
 
 from msgspec.structs import replace
 
-from porter_ha.core.handover import BACKOFF_S, BEAT_S, SILENT_BEATS, Beat, EarlyTakeover, Known
+from porter_ha.core.handover import (
+    BACKOFF_S,
+    BEAT_S,
+    REACH_PATIENCE_S,
+    SILENT_BEATS,
+    UNRENEWED_S,
+    Beat,
+    Doubt,
+    EarlyTakeover,
+    HotPeers,
+    Known,
+    StepDown,
+    better,
+    left_behind,
+)
 from porter_ha.core.lease import Election, LeaseSettings, Record, Wait, Write
 
 ME = Beat("me", "n1", 1, leading=False, warm=True, fenced=False, sessions=("r1", "r2"))
@@ -11,8 +25,8 @@ DEAD = Known(LEADER, heard_at=10.0, dead=True)
 SILENCE_S = SILENT_BEATS * BEAT_S
 
 
-def may(me=ME, leader=DEAD, renewed_at=9.9, now=10.0, early=None):
-    return (early or EarlyTakeover()).may_try(me, leader, renewed_at, now)
+def may(me=ME, leader=DEAD, renewed_at=9.9, now=10.0, early=None, **doubt):
+    return (early or EarlyTakeover()).may_try(me, leader, renewed_at, Doubt(**doubt), now)
 
 
 def test_a_proven_death_is_acted_on_at_once():
@@ -21,9 +35,22 @@ def test_a_proven_death_is_acted_on_at_once():
 
 def test_silence_counts_only_while_the_lease_is_not_renewed_either():
     silent = Known(LEADER, heard_at=10.0)
-    assert not may(leader=silent, now=10.0 + SILENCE_S - 0.05)
+    assert not may(leader=silent, now=10.01 + SILENCE_S - 0.05)
     assert may(leader=silent, now=10.01 + SILENCE_S)
     assert not may(leader=silent, now=10.01 + SILENCE_S, renewed_at=10.0 + 2 * BEAT_S)
+
+
+def test_a_late_renewal_of_a_leader_whose_node_is_dead_delays_and_does_not_forbid():
+    silent = Known(LEADER, heard_at=10.0)
+    assert not may(leader=silent, now=11.0, renewed_at=10.5, node_dead=True)
+    assert may(leader=silent, now=10.51 + UNRENEWED_S, renewed_at=10.5, node_dead=True)
+    assert not may(leader=silent, now=10.51 + UNRENEWED_S, renewed_at=10.5)
+
+
+def test_one_that_hears_nobody_is_cut_off_itself():
+    silent = Known(LEADER, heard_at=10.0)
+    assert not may(leader=silent, now=10.01 + SILENCE_S, isolated=True)
+    assert may(isolated=True), "a proven death needs no witness"
 
 
 def test_who_may_not():
@@ -34,12 +61,17 @@ def test_who_may_not():
 
 
 def test_standing_in_needs_a_proven_death_and_the_same_routers_but_no_fence():
-    early = EarlyTakeover()
-    unfenced = replace(DEAD, beat=replace(LEADER, fenced=False))
-    assert early.may_stand_in(ME, unfenced)
-    assert not early.may_stand_in(ME, replace(unfenced, dead=False))
-    assert not early.may_stand_in(replace(ME, sessions=()), unfenced)
-    assert not early.may_stand_in(ME, None)
+    def may_stand_in(me=ME, leader=DEAD, now=10.0, **doubt):
+        return EarlyTakeover().may_stand_in(me, leader, Doubt(**doubt), now)
+
+    assert may_stand_in(leader=replace(DEAD, beat=replace(LEADER, fenced=False)))
+    assert not may_stand_in(leader=replace(DEAD, dead=False))
+    assert not may_stand_in(me=replace(ME, sessions=()))
+    assert not may_stand_in(leader=None)
+    silent = replace(DEAD, dead=False)
+    assert may_stand_in(leader=silent, node_dead=True, now=10.01 + SILENCE_S), "silent, and its node too"
+    assert not may_stand_in(leader=silent, node_dead=True), "it is heard"
+    assert not may_stand_in(leader=silent, now=10.01 + SILENCE_S), "its node lives"
 
 
 def test_taking_over_from_one_that_lives_doubles_the_back_off():
@@ -84,3 +116,49 @@ def test_a_replica_that_yields_lets_the_others_try():
     election.observed(Record("", 2, 12), 100.1)
     assert election.step(101.0) == Wait(110.0)
     assert election.step(110.0) == Write(3, 12, acquire=True)
+
+
+def test_who_leads_better_reaches_every_router_and_sees_every_node_and_more():
+    lame = replace(ME, sessions=("r1",))
+    assert better(ME, lame)
+    assert not better(lame, ME)
+    assert not better(ME, ME)
+    assert not better(replace(ME, warm=False), lame)
+    assert better(ME, replace(ME, silent=("n3",))), "it sees a node that the other does not"
+    assert not better(replace(ME, silent=("n3",)), lame), "each has something that the other lacks"
+
+
+def test_a_leader_steps_down_for_one_that_leads_better_and_not_again_soon():
+    due, lame, now = StepDown(), replace(LEADER, sessions=("r1",)), 100.0
+    assert not due.due(lame, [ME], now)
+    assert not due.due(lame, [ME], now + REACH_PATIENCE_S - 0.1)
+    assert not due.due(LEADER, [ME], now + REACH_PATIENCE_S), "the session came back"
+    assert not due.due(lame, [ME], now + REACH_PATIENCE_S)
+    assert due.due(lame, [ME], now + 2 * REACH_PATIENCE_S)
+    now += 2 * REACH_PATIENCE_S
+    assert not due.due(lame, [ME], now + 0.1)
+    assert not due.due(lame, [ME], now + BACKOFF_S - 0.1)
+    assert due.due(lame, [ME], now + BACKOFF_S)
+
+
+def test_a_router_that_the_leader_does_not_serve_is_served_by_a_standby_until_it_has_been_served_for_a_while():
+    hot, now = HotPeers(linger_s=5.0), 100.0
+    served = {"r1": True}
+    assert hot.update(("r1", "r2"), served, now) == frozenset()
+    assert hot.update(("r1", "r2"), served, now + REACH_PATIENCE_S) == {"r2"}
+    assert hot.update(("r1", "r2"), None, now + 4.0) == {"r2"}, "no leader is heard: all stays as it is"
+    served = {"r1": True, "r2": True}
+    assert hot.update(("r1", "r2"), served, now + 5.0) == {"r2"}
+    assert hot.update(("r1", "r2"), served, now + 9.9) == {"r2"}
+    assert hot.update(("r1", "r2"), served, now + 10.0) == frozenset()
+
+
+def test_paths_of_a_replica_that_is_gone_are_told_of_until_they_end_or_it_is_back():
+    gone = Known(replace(LEADER, announcing=3), heard_at=100.0, dead=True)
+    assert left_behind([gone], 4, 120.0, 101.0) == {"n2": 220.0}
+    assert left_behind([gone], 3, 120.0, 101.0) == {}, "its paths are those of this term"
+    assert left_behind([gone], 4, 120.0, 220.0) == {}
+    withdrawn = replace(gone, beat=replace(LEADER, announcing=0))
+    assert left_behind([withdrawn], 4, 120.0, 101.0) == {}
+    successor = Known(replace(LEADER, identity="next"), heard_at=101.0)
+    assert left_behind([gone, successor], 4, 120.0, 101.0) == {}, "its End-of-RIB made routers drop them"

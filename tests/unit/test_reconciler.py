@@ -72,13 +72,22 @@ def test_a_new_leader_gives_out_nothing_that_status_records():
     assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool")]
 
 
+def test_a_new_leader_lets_rest_what_was_freed_before_its_term():
+    made = reconciler(leading=False)
+    made.set_claim(claim("a/old", held=("10.0.0.0",), recorded=True), 0.0)
+    made.drop_claim("a/old", 1.0)
+    made.set_claim(claim("a/new"), 2.0)
+    made.begin_term(2.0)
+    assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool")]
+
+
 def test_a_new_term_announces_everything_with_a_lower_med():
     made = reconciler(leading=False)
     made.set_claim(claim(held=("10.0.0.0",), recorded=True), 0.0)
     made.planner.drain()
     made.planner.set_med(med_of(7))
     (announce,) = made.planner.drain()
-    assert announce.sets[0].med == med_of(7) < med_of(6, hot=True) < med_of(6)
+    assert announce.sets[0].med == med_of(7) < med_of(6, standing_in=True) < med_of(6)
     assert list(announce.changes) == ["10.0.0.0"]
 
 
@@ -197,7 +206,7 @@ def test_a_deposed_leader_decides_nothing_and_withdraws_nothing():
     made = reconciler()
     made.set_claim(claim(held=("10.0.0.0",), recorded=True), 0.0)
     made.planner.drain()
-    made.end_term()
+    made.end_term(3.0)
     made.set_claim(claim("a/2"), 1.0)
     assert made.drain_effects() == []
     assert announced(made) == {}

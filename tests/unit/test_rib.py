@@ -1,6 +1,8 @@
 """What one router is told: the difference to what it heard, the last change winning, new paths before old ones go."""
 
-from porter_ha.bgp.rib import TOGETHER, GroupRib, SessionRib
+import pytest
+
+from porter_ha.bgp.rib import BATCH, LARGE, TOGETHER, GroupRib, SessionRib
 from porter_ha.core.session import Negotiated
 from porter_ha.model.effects import Announce
 from porter_ha.model.plan import Path, PathSet
@@ -44,14 +46,16 @@ def test_only_the_difference_is_sent_and_new_paths_come_first():
     assert router.log == [("announce", "10.0.0.1", 3), ("withdraw", "10.0.0.1", 1)]
 
 
-def test_eips_that_share_next_hops_travel_together():
+@pytest.mark.parametrize(("count", "together"), [(LARGE + BATCH, TOGETHER), (100, 1)])
+def test_eips_of_a_large_table_travel_together_and_those_of_a_small_one_each_with_all_its_paths(count, together):
     rib = group((1, 100, (A, B)))
-    addresses = [f"10.0.{i >> 8}.{i & 255}" for i in range(1000)]
+    addresses = [f"10.0.{i >> 8}.{i & 255}" for i in range(count)]
     rib.apply(Announce("all", (), dict.fromkeys(addresses, 1)))
     session, router = SessionRib(rib, peer(), AGREED, announce=True), Router(AGREED)
     router.hear(session.take())
-    assert len(router.table) == 1000
-    assert router.messages <= 2 * (1000 // TOGETHER + 1)
+    sent = min(count, BATCH)
+    assert len(router.table) == sent
+    assert router.messages == 2 * sent // together
 
 
 def test_end_of_rib_comes_after_the_last_route_and_only_when_due():

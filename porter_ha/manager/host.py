@@ -1,0 +1,120 @@
+"""What a manager replica needs of the machine under it, and Linux, which gives it.
+
+A replica touches the world through its API client and its Host, and in no other way. A simulation that replaces these
+two runs the very code that serves (porter_ha/testing).
+"""
+
+import asyncio
+import importlib
+import multiprocessing
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from multiprocessing.context import SpawnProcess
+from typing import Protocol
+
+import aiohttp
+
+from porter_ha.manager.echo import Echo
+from porter_ha.protocol import Channel, FromWorker
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+HEALTH_TIMEOUT_S = 1.0
+
+
+class Echoes(Protocol):
+    """See echo.Echo."""
+
+    def send(self, address: str) -> bool: ...
+    def collect(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Listening(Protocol):
+    def close(self) -> None: ...
+
+
+class Process(Protocol):
+    """A worker process: frames to and from it, and its end."""
+
+    channel: Channel
+    pid: int
+
+    def kill(self) -> None: ...
+    async def ended(self) -> int | None:
+        """Its exit status, once it is gone."""
+
+
+class Host(Protocol):
+    def now(self) -> float:
+        """Monotonic seconds: never set back, never compared with another machine's."""
+
+    async def spawn(self, module: str, name: str) -> Process:
+        """Run `module`.main in a process of its own."""
+
+    async def connect(self, address: str, port: int) -> Streams:
+        """TCP. Raises ConnectionRefusedError when the machine lives and nobody listens, another OSError, or waits."""
+
+    async def listen(self, address: str, port: int, serve: Serve) -> Listening: ...
+
+    def echoes(self, answered: Callable[[str], None]) -> Echoes: ...
+
+    async def healthy(self, address: str, port: int, path: str) -> bool:
+        """Whether an HTTP GET answers 200 within HEALTH_TIMEOUT_S."""
+
+
+def enter(module: str, sock: socket.socket) -> None:
+    """The first code of a worker process. The module is named, not imported: workers are above this package."""
+    importlib.import_module(module).main(sock)
+
+
+class _LinuxProcess:
+    def __init__(self, process: SpawnProcess, channel: Channel) -> None:
+        self._process, self.channel, self.pid = process, channel, process.pid or 0
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def ended(self) -> int | None:
+        await asyncio.to_thread(self._process.join)
+        return self._process.exitcode
+
+
+class Linux:
+    """The machine that this process runs on."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def spawn(self, module: str, name: str) -> Process:
+        """Plain multiprocessing, spawn."""
+        ours, theirs = socket.socketpair()
+        process = multiprocessing.get_context("spawn").Process(
+            target=enter, args=(module, theirs), name=name, daemon=True
+        )
+        await asyncio.to_thread(process.start)
+        theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return _LinuxProcess(process, Channel(reader, writer, FromWorker))
+
+    async def connect(self, address: str, port: int) -> Streams:
+        return await asyncio.open_connection(address, port)
+
+    async def listen(self, address: str, port: int, serve: Serve) -> Listening:
+        return await asyncio.start_server(serve, address or None, port)
+
+    def echoes(self, answered: Callable[[str], None]) -> Echoes:
+        return Echo(answered)
+
+    async def healthy(self, address: str, port: int, path: str) -> bool:
+        host = f"[{address}]" if ":" in address else address
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        try:  # asked seldom, so a connection of its own each time
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.get(f"http://{host}:{port}{path}") as response,
+            ):
+                return response.status == 200
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return False
