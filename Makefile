@@ -22,8 +22,11 @@ check: .venv/ready ## lint, types, import contracts, unit and property tests (un
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/lint-imports
 	$(PY) -m pytest -q -n 2 tests/unit tests/property tests/contract tests/tidy
 
-test: check lab-parts ## everything, on real parts
-	$(PY) -m pytest -q tests --ignore=tests/unit --ignore=tests/property --ignore=tests/contract --ignore=tests/tidy
+simulation: .venv/ready ## the real manager under seeded faults, and planted bugs that must be seen
+	PYTHONHASHSEED=0 $(PY) -m pytest -q tests/simulation
+
+test: check simulation lab-parts ## everything, on real parts
+	$(PY) -m pytest -q tests/integration tests/e2e
 
 demo: lab-parts ## the product at work on a real API server, real routers and real traffic
 	$(PY) -m tests.lab demo
@@ -46,4 +49,4 @@ reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check test demo lab lab-down drill crds reasons lock
+.PHONY: help venv lab-parts check simulation test demo lab lab-down drill crds reasons lock

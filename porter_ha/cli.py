@@ -35,6 +35,14 @@ def main() -> None:
 @click.option("--metrics-address", default="", help="Where /metrics, /healthz and /readyz listen; default everywhere.")
 @click.option("--metrics-port", default=7472)
 @click.option("--lease-duration", default=5.0, help="Seconds.", show_default=True)
+@click.option(
+    "--standby",
+    type=click.Choice(["warm", "hot"]),
+    default="warm",
+    envvar="PORTER_STANDBY",
+    show_default=True,
+    help="hot: standbys announce too, at a worse MED, for routers without graceful restart.",
+)
 def manager(
     node: str,
     kubeconfig: str,
@@ -45,6 +53,7 @@ def manager(
     metrics_address: str,
     metrics_port: int,
     lease_duration: float,
+    standby: str,
 ) -> None:
     """Run a manager replica."""
     import uvloop
@@ -69,6 +78,7 @@ def manager(
         metrics_address=metrics_address,
         metrics_port=metrics_port,
         lease_duration_s=lease_duration,
+        standby=standby,
     )
     uvloop.run(run(settings))
 
@@ -151,10 +161,52 @@ def reasons() -> None:
 
 
 @main.command()
+@click.option("--seed", default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", default=1, show_default=True, help="How many.")
+@click.option("--trace/--no-trace", default=None, help="Print what happened; default: for a single seed.")
+def simulate(seed: int, seeds: int, trace: bool | None) -> None:
+    """Run the real manager in a simulated cluster where everything goes wrong. The same seed gives the same run."""
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is part of a run
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+    from porter_ha.testing.many import report
+
+    if not report(range(seed, seed + seeds), trace if trace is not None else seeds == 1):
+        sys.exit(1)
+
+
+@main.command()
 @click.argument("name")
-def drill(name: str) -> None:
-    """Run the failover drill NAME, or all of them, in the lab (from a source checkout)."""
-    _lab(["drill", name])
+@click.option("--live", is_flag=True, help="On the cluster of --kubeconfig, not in the lab: planned-handover only.")
+@_KUBECONFIG
+@click.option("--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives.")
+@click.option("--target", default="", metavar="EIP:PORT", help="With --live: a TCP service to connect to meanwhile.")
+@click.option("--timeout", default=30.0, help="With --live: seconds to wait for another leader.", show_default=True)
+def drill(name: str, live: bool, kubeconfig: str, namespace: str, target: str, timeout: float) -> None:
+    """Run the failover drill NAME, or all of them, in the lab (from a source checkout).
+
+    With --live, run it on a cluster in use. Only planned-handover is safe there; it prints a JSON result.
+    """
+    if not live:
+        _lab(["drill", name])
+        return
+    import asyncio
+
+    import msgspec
+
+    from porter_ha.manager.live_drill import planned_handover
+
+    if name != "planned-handover":
+        raise click.BadParameter(
+            f"{name!r} breaks things; on a cluster in use there is planned-handover", param_hint="NAME"
+        )
+    address, _, port = target.rpartition(":")
+    if target and not (address and port.isdigit()):
+        raise click.BadParameter(f"{target!r} is not EIP:PORT", param_hint="--target")
+    where = (address.strip("[]"), int(port)) if target else None
+    result = asyncio.run(planned_handover(kubeconfig, namespace, where, timeout))
+    click.echo(msgspec.json.format(msgspec.json.encode(result)).decode())
+    if not result.ok:
+        sys.exit(1)
 
 
 @main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
