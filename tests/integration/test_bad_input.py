@@ -72,7 +72,7 @@ def test_a_protocol_that_is_not_supported():
     ],
 )
 def test_a_bad_peer(spec, reason, says):
-    before = routers.birdc("show protocols")
+    before = routers.bird_sessions()
     apply(thing("BgpPeer", "bad", **spec))
     try:
         status, why, message = wait_condition("bgppeer", "bad", "Accepted")
@@ -80,7 +80,7 @@ def test_a_bad_peer(spec, reason, says):
         assert says in message
         assert says in kubectl("describe", "bgppeer", "bad")
         still_served()
-        assert routers.birdc("show protocols") == before, "the good peers' sessions stayed up"
+        assert routers.bird_sessions() == before, "the good peers' sessions stayed up"
     finally:
         kubectl("delete", "bgppeer", "bad")
 

@@ -10,16 +10,11 @@ from tests.lab import nodes, routers
 from tests.lab.cluster import MANIFESTS, service, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.flows import RouteMonitor
+from tests.lab.routers import bird_sessions
 from tests.lab.shell import until
 from tests.lab.topology import NODES, ROUTER_AS, ROUTERS
 
 pytestmark = pytest.mark.usefixtures("clean")
-
-
-def bird_since() -> dict[str, str]:
-    """BIRD's sessions that are up -> since when."""
-    lines = [line.split() for line in routers.birdc("show protocols").splitlines()]
-    return {f[0]: f[4] for f in lines if len(f) > 5 and f[1] == "BGP" and f[5] == "Established"}
 
 
 def frr_neighbors() -> dict[str, dict[str, object]]:
@@ -41,7 +36,7 @@ def eip():
     apply(service("web"))
     (address,) = wait_addresses("web")
     wait_fib(address, list(NODES))
-    until("all replicas' sessions", lambda: len(bird_since()) == 3 and len(frr_established()) == 3, 30)
+    until("all replicas' sessions", lambda: len(bird_sessions()) == 3 and len(frr_established()) == 3, 30)
     return address
 
 
@@ -61,7 +56,7 @@ def test_every_capability_that_failover_needs_is_agreed(eip):
 
 
 def test_a_peer_changes_and_no_other_session_drops(eip):
-    before_bird, before_frr, monitor = bird_since(), frr_established(), RouteMonitor(eip)
+    before_bird, before_frr, monitor = bird_sessions(), frr_established(), RouteMonitor(eip)
     kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"timers":{"config":{"holdTime":"45"}}}}')
 
     def changed():
@@ -69,7 +64,7 @@ def test_a_peer_changes_and_no_other_session_drops(eip):
         return [found[n]["bgpTimerHoldTimeMsecs"] for n in before_frr if n in frr_established()] == [45000] * 3
 
     until("FRR's sessions with the new hold time", changed)
-    assert bird_since() == before_bird
+    assert bird_sessions() == before_bird
     assert all(frr_established()[n] == count + 1 for n, count in before_frr.items()), "reset once, not twice"
     wait_fib(eip, list(NODES))
     assert monitor.lines() == [], "the router kept the routes over the reset"
@@ -78,11 +73,11 @@ def test_a_peer_changes_and_no_other_session_drops(eip):
 
 
 def test_a_description_resets_nothing(eip):
-    before = bird_since(), frr_established()
+    before = bird_sessions(), frr_established()
     kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"description":"top of rack"}}}')
     apply(service("marker", "web"))
     wait_fib(wait_addresses("marker")[0], list(NODES))
-    assert (bird_since(), frr_established()) == before
+    assert (bird_sessions(), frr_established()) == before
 
 
 def test_a_peer_is_removed_and_added_while_the_other_stays(eip):
@@ -92,12 +87,12 @@ def test_a_peer_is_removed_and_added_while_the_other_stays(eip):
     assert frr_established() == before
     kubectl("apply", "-f", str(MANIFESTS / "bgp.yaml"))
     wait_fib(eip, list(NODES))
-    until("all replicas' sessions", lambda: len(bird_since()) == 3, 30)
+    until("all replicas' sessions", lambda: len(bird_sessions()) == 3, 30)
     assert frr_established() == before
 
 
 def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):
-    before = bird_since(), frr_established()
+    before = bird_sessions(), frr_established()
     kubectl("label", "node", "node1", "node2", "rack=a")
     selector = '{"spec":{"nodeSelector":{"matchLabels":{"rack":"a"}}}}'
     kubectl("patch", "bgppeer", "router2-bird", "--type=merge", "-p", selector)
@@ -109,13 +104,13 @@ def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):
     kubectl("patch", "bgppeer", "router2-bird", "--type=merge", "-p", '{"spec":{"nodeSelector":null}}')
     wait_fib(eip, list(NODES))
     kubectl("label", "node", "node1", "node2", "rack-")
-    assert (bird_since(), frr_established()) == before, "no session was reset"
+    assert (bird_sessions(), frr_established()) == before, "no session was reset"
 
 
 def test_openelbs_samples_change_running_state_without_a_restart(eip):
     """Its documentation's manifests as they are (their routers do not exist here), while ours serve on."""
     pids = {node: nodes.pids(node) for node in NODES}
-    before = bird_since(), frr_established()
+    before = bird_sessions(), frr_established()
     samples = Path(__file__).parents[1] / "contract" / "openelb-samples" / "bgp.yaml"
     names = [(d["kind"].lower(), d["metadata"]["name"]) for d in yaml.safe_load_all(samples.read_text())]
     kept = [n for n in names if n != ("bgpconf", "default")]
@@ -126,7 +121,7 @@ def test_openelbs_samples_change_running_state_without_a_restart(eip):
         for kind, name in kept:
             assert wait_condition(kind, name, "Accepted")[0] == "True", name
         until("the pool in use", lambda: get("eip", "bgp-eip")["status"].get("poolSize") == 9)
-        assert (bird_since(), frr_established()) == before
+        assert (bird_sessions(), frr_established()) == before
         conf = next(d for d in yaml.safe_load_all(samples.read_text()) if d["kind"] == "BgpConf")
         apply(conf)  # another AS: now every session must go, and the routers refuse the new AS
         until(
@@ -137,7 +132,7 @@ def test_openelbs_samples_change_running_state_without_a_restart(eip):
         for kind, name in kept:
             kubectl("delete", kind, name, "--ignore-not-found")
         kubectl("replace", "--force", "-f", str(MANIFESTS / "bgp.yaml"))
-        until("all sessions again", lambda: len(bird_since()) == 3 and len(frr_established()) == 3, 60)
+        until("all sessions again", lambda: len(bird_sessions()) == 3 and len(frr_established()) == 3, 60)
     wait_fib(eip, list(NODES))
     assert {node: nodes.pids(node) for node in NODES} == pids, "no process was restarted"
 
@@ -171,7 +166,7 @@ def frr_password(key: str) -> None:
 
 def test_tcp_md5(eip):
     """RFC 2385: the right key brings the sessions up, a wrong one keeps them down, and BIRD's stay as they are."""
-    before = bird_since()
+    before = bird_sessions()
     try:
         frr_password("correct-horse")
         kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"authPassword":"wrong"}}}')
@@ -186,7 +181,7 @@ def test_tcp_md5(eip):
         )
         until("FRR's sessions with the key", lambda: len(frr_established()) == 3, 40)
         wait_fib(eip, list(NODES))
-        assert bird_since() == before
+        assert bird_sessions() == before
     finally:
         frr_password("")
         kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", '{"spec":{"conf":{"authPassword":null}}}')

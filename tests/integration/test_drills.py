@@ -1,14 +1,15 @@
 """`porter-ha drill`: the shortest drills, for the machinery; `make drill` runs all of them."""
 
+import json
 import subprocess
 
 import pytest
 
-from tests.lab import drills, nodes, report
-from tests.lab.cluster import service, wait_addresses, wait_fib
+from tests.lab import controlplane, drills, nodes, report
+from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, kubectl
-from tests.lab.shell import LabError
-from tests.lab.topology import NODES
+from tests.lab.shell import LabError, inside
+from tests.lab.topology import NODES, batch, lan
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,26 @@ def test_an_unknown_drill_is_refused_with_the_names_of_those_there_are():
     done = subprocess.run([nodes.PORTER, "drill", "nonsense"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "there is no drill 'nonsense'" in done.stderr
+
+
+def test_a_handover_on_a_cluster_in_use(ready):
+    """As its users run it: from a machine that reaches the API server and, through a router, the EIPs."""
+    eip, leader = addresses("web")[0], nodes.leader()
+    live = ["drill", "planned-handover", "--live", "--kubeconfig", str(controlplane.KUBECONFIG)]
+    batch([f"route add {eip}/32 via {lan('router1')[0]}"], "controlplane")
+    try:
+        found = json.loads(inside("controlplane", nodes.PORTER, *live, "--target", f"{eip}:80"))
+    finally:
+        batch([f"route del {eip}/32"], "controlplane")
+    assert (found["ok"], found["connections_lost"], found["eips_changed"]) == (True, 0, 0), found
+    assert found["connections"] > 100
+    assert found["eips"] >= len(drills.SERVICES)
+    assert leader in found["before"]
+    assert leader not in found["after"]
+
+
+def test_only_what_is_safe_runs_on_a_cluster_in_use():
+    unsafe = [nodes.PORTER, "drill", "leader-crash", "--live"]
+    done = subprocess.run(unsafe, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is planned-handover" in done.stderr

@@ -65,7 +65,7 @@ def demo(keep: bool) -> None:
 @click.argument("name")
 @click.option("--keep", is_flag=True, help="Leave the lab up afterwards.")
 def drill(name: str, keep: bool) -> None:
-    """Run a failover drill, or all; writes build/drills.json and build/drills.html."""
+    """Run a failover drill, or all; writes build/drills.json, build/drills.html and build/drills.md."""
     import msgspec
 
     from tests.lab import drills, report
@@ -83,10 +83,11 @@ def drill(name: str, keep: bool) -> None:
                 result = drills.execute(one)
             results.append(result)
             colour, verdict = ("green", "kept") if result.ok else ("red", "BROKEN")
+            control = f", {result.rehashed_control} in the control run" if one.control else ""
             console.print(
                 f"[{colour}]{verdict:6}[/{colour}] {result.name:26} lost: {result.packets_lost} of "
                 f"{result.packets_sent} packets, {result.connections_lost} of {result.connections} connections "
-                f"({result.connections_rehashed} rehashed); takeover {result.takeover_s} s, "
+                f"({result.connections_rehashed} rehashed{control}); takeover {result.takeover_s} s, "
                 f"converged {result.converge_s} s {result.error}"
             )
     except LabError as error:
@@ -97,6 +98,7 @@ def drill(name: str, keep: bool) -> None:
         build = LOGS.parents[1]
         (build / "drills.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
         (build / "drills.html").write_text(report.html(results), encoding="utf-8")
+        (build / "drills.md").write_text(report.markdown(results), encoding="utf-8")
     console.print(f"{sum(r.ok for r in results)} of {len(results)} promises kept; build/drills.html shows each")
     sys.exit(0 if all(r.ok for r in results) else 1)
 

@@ -154,15 +154,15 @@ class Demo:
         return f"{eip} (Local): 3 next hops, 2 while web-node2 was not ready, 3 again"
 
     def _peer(self) -> str:
-        before = routers.birdc("show protocols")
+        before = routers.bird_sessions()
         patch = '{"spec":{"timers":{"config":{"holdTime":"60"}}}}'
         kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", patch)
         until(
             "FRR's session with the new hold time", lambda: '"bgpTimerHoldTimeMsecs":60000' in self._frr_neighbors(), 20
         )
-        after = routers.birdc("show protocols")
+        after = routers.bird_sessions()
         if before != after:
-            raise LabError(f"BIRD's sessions changed:\n{before}\n{after}")
+            raise LabError(f"BIRD's sessions changed: {before}, then {after}")
         wait_fib(addresses("web")[0], list(NODES))
         return "FRR's session came back with hold time 60 s; BIRD's sessions stayed up"
 

@@ -14,15 +14,18 @@ from typing import Any
 
 import msgspec
 
-from tests.lab import cluster, controlplane, nodes, routers
+from tests.lab import ballast, cluster, controlplane, nodes, routers
 from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, kubectl
 from tests.lab.flows import Flow, RouteMonitor
 from tests.lab.shell import LOGS, PIDS, LabError, inside, run, session_pids, stop, until
-from tests.lab.topology import NODES, ROUTERS
+from tests.lab.topology import NODES, ROUTERS, batch, lan
 
 BEFORE_S = 2.0
 AFTER_S = 3.0
+MANY = 50_000
+CONTROL_PORT = 21000  # the same connections in the control run and in the drill: the router hashes them alike
+HOLD_S = 30.0  # the lab's peers have the default
 SERVICES = ("web", "web-class", "web-local")
 
 
@@ -41,6 +44,7 @@ class Result(msgspec.Struct):
     converge_s: float | None = None
     eips_changed: int = 0
     promise: str = ""
+    rehashed_control: int | None = None
     error: str = ""
     fault_at: float = 0.0
     seconds: float = 0.0
@@ -50,7 +54,10 @@ class Result(msgspec.Struct):
 
 
 class Drill(msgspec.Struct):
-    """`fault` does it, returns when it has healed, and names the node that died, if one did; `undo` restores."""
+    """`prepare` comes before; `fault` does it, returns when it has healed, and names the node that died, if one did;
+    `undo` restores. The traffic goes to the EIP of the Service `through`. `control` asks for a run with static routes
+    first, to see how many connections plain rehashing breaks.
+    """
 
     name: str
     promise: str
@@ -58,6 +65,9 @@ class Drill(msgspec.Struct):
     fault: Callable[[], str | None]
     undo: Callable[[], None] = lambda: None
     may_lose: bool = False
+    control: bool = False
+    prepare: Callable[[], None] = lambda: None
+    through: str = "web-local"
 
 
 # --- the faults ----------------------------------------------------------------------------------------------
@@ -94,6 +104,10 @@ def planned_handover() -> None:
     another_leader(old)
 
 
+def many_prefixes() -> None:
+    ballast.load(MANY, timeout_s=600)
+
+
 def rolling_upgrade() -> None:
     """SIGTERM to each manager in turn, each warm again before the next."""
     for node in NODES:
@@ -119,12 +133,41 @@ def worker_crash(worker: str) -> Callable[[], None]:
     return fault
 
 
+def leader_router_partition() -> None:
+    """The leader and BIRD lose each other without a word, for longer than either holds the session."""
+    old, began = nodes.leader(), time.monotonic()
+    router = lan("router2")[0]
+    rules = f"ip daddr {router} tcp dport 179 drop; ip saddr {router} tcp sport 179 drop;"
+    cut(old, rules)
+    another_leader(old)
+    time.sleep(max(0.0, HOLD_S + 3.0 - (time.monotonic() - began)))
+
+
 def agent_crash() -> None:
     wrapper = int((PIDS / "node1-agent").read_text())
     for pid in session_pids(wrapper):
         if pid != wrapper:
             os.kill(pid, signal.SIGKILL)
     until("the agent", lambda: nodes.ready("node1", nodes.AGENT_PORT).get("ready"), 20)
+
+
+def node_freeze() -> None:
+    """A node's kubelet and agent stand still until the API calls the node Unknown; the node serves as before."""
+    victim = standby_node()
+    frozen = [p for name in ("kubelet", "agent") for p in session_pids(int((PIDS / f"{victim}-{name}").read_text()))]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        unknown = {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
+        patch = json.dumps({"status": {"conditions": [unknown]}})  # what the node controller writes after 40 s
+        kubectl("patch", "node", victim, "--subresource=status", "--type=strategic", "-p", patch)
+        eip = addresses("web")[0]
+        for _ in range(50):
+            wait_fib(eip, list(NODES), 0.1)
+            time.sleep(0.1)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
 
 
 def standby_node() -> str:
@@ -156,7 +199,7 @@ def router_restart() -> None:
     """BIRD is killed and started again: it keeps its kernel routes and recovers (RFC 4724, restarting side)."""
     stop("bird", signal.SIGKILL)
     routers.start_bird(recover=True)
-    until("BIRD's sessions", lambda: routers.birdc("show protocols").count("Established") == 3, 60)
+    until("BIRD's sessions", lambda: len(routers.bird_sessions()) == 3, 60)
 
 
 def session_reset() -> None:
@@ -214,7 +257,11 @@ def api_outage_leader_crash() -> None:
 
 def partition(node: str, port: int) -> None:
     """Cut a node's own traffic to and from a TCP port, both ways."""
-    rules = f"tcp dport {port} drop; tcp sport {port} drop;"
+    cut(node, f"tcp dport {port} drop; tcp sport {port} drop;")
+
+
+def cut(node: str, rules: str) -> None:
+    """Drop what the node itself sends or receives, by nftables rules."""
     chains = "".join(
         f"chain {hook} {{ type filter hook {hook} priority -300; {rules} }};" for hook in ("input", "output")
     )
@@ -265,14 +312,18 @@ ALL = [
     Drill("shard-crash", "nothing is lost", 7, worker_crash("shard-0")),
     Drill("speaker-crash", "nothing is lost", 7, worker_crash("speaker")),
     Drill("agent-crash", "nothing is lost", 7, agent_crash),
-    Drill("node-down", "only what is on its way to the dead node", 10, power_off(standby_node), power_on, True),
+    Drill("node-down", "only what is on its way to the dead node", 10, power_off(standby_node), power_on, True, True),
+    Drill("node-freeze", "nothing is lost, and the node stays a next hop", 13, node_freeze, through="web"),
     Drill("router-restart", "nothing is lost", 12, router_restart),
     Drill("session-reset", "nothing is lost", 8, session_reset),
     Drill("api-outage", "nothing is lost", 14, api_outage),
     Drill("api-outage-node-down", "only what is on its way to the dead node", 14, api_outage_node_down, power_on, True),
     Drill("api-outage-leader-crash", "nothing is lost", 14, api_outage_leader_crash),
+    Drill("leader-router-partition", "nothing is lost", 40, leader_router_partition, mend),
     Drill("replica-link-partition", "nothing happens", 13, replica_link_partition, mend),
     Drill("all-managers-down-and-back", "nothing is lost", 14, all_managers_down_and_back),
+    # Last: its 50,000 Services stay until the lab is removed.
+    Drill("handover-50k-prefixes", "nothing is lost", 60, planned_handover, prepare=many_prefixes),
 ]
 
 
@@ -308,12 +359,17 @@ def settled() -> None:
 
 def execute(drill: Drill) -> Result:
     """One drill, from a settled cluster to a settled cluster."""
+    drill.prepare()
     settled()
     result = Result(drill.name, promise=drill.promise, seconds=drill.seconds + BEFORE_S)
     before = {name: addresses(name) for name in SERVICES}
-    eip = before["web-local"][0]
+    eip = before[drill.through][0]
+    if drill.control:
+        result.rehashed_control = rehash_control(eip, standby_node())
+        settled()
     monitor = RouteMonitor(eip)
-    flows = [Flow(router, eip, result.seconds, pages_per_s=50, packets_per_s=500) for router in ROUTERS]
+    port = CONTROL_PORT if drill.control else 0
+    flows = [Flow(router, eip, result.seconds, first_port=port) for router in ROUTERS]
     time.sleep(BEFORE_S)
     fault_at, victim = time.time(), None
     try:
@@ -336,8 +392,31 @@ def execute(drill: Drill) -> Result:
     kubectl("delete", "service", "during", "--ignore-not-found")
     lost = result.packets_lost + result.connections_lost
     allowed = drill.may_lose and result.packets_lost < result.packets_sent / 2
-    result.ok = not result.error and not result.eips_changed and (not lost or allowed)
+    moved = result.rehashed_control is not None and result.connections_rehashed > result.rehashed_control
+    result.ok = not result.error and not result.eips_changed and not moved and (not lost or allowed)
     return result
+
+
+def rehash_control(eip: str, victim: str) -> int:
+    """How many connections through healthy nodes break when a static route loses the next hop `victim`, which lives:
+    what the router's hash costs, whoever takes the next hop away."""
+    hops = {router: routers.ordered_hops(router, eip) for router in ROUTERS}
+
+    def forward(without: str = "") -> None:
+        for router, order in hops.items():
+            kept = " ".join(f"nexthop via {hop}" for hop in order if hop != without)
+            batch([f"route replace {eip}/32 metric 1 {kept}"], router)
+
+    try:
+        forward()
+        flows = [Flow(router, eip, 3 * BEFORE_S, 1, 1, first_port=CONTROL_PORT) for router in ROUTERS]
+        time.sleep(BEFORE_S)
+        forward(without=lan(victim)[0])
+        found = [flow.result() for flow in flows]
+    finally:
+        for router in ROUTERS:
+            batch([f"route del {eip}/32 metric 1"], router)
+    return sum(1 for flow in found for _, pod in flow["broken"] if pod and pod != f"web-{victim}")
 
 
 def _count(result: Result, found: list[dict[str, Any]], victim: str | None, fault_at: float) -> None:

@@ -75,3 +75,16 @@ def html(results: list[Result]) -> str:
         f"<h1>Failover drills: {good} of {len(results)} promises kept</h1>"
         f"<table><tr>{head}</tr>{''.join(rows)}</table>{sections}</html>"
     )
+
+
+def markdown(results: list[Result]) -> str:
+    """The figures as a table for docs/operations/failover.md."""
+    head = ("drill", "packets lost / sent", "connections lost / made", "rehashed", "detect", "takeover", "converged")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for r in results:
+        control = f" (control run: {r.rehashed_control})" if r.rehashed_control is not None else ""
+        times = [f"{at} s" if at is not None else "-" for at in (r.detect_s, r.takeover_s, r.converge_s)]
+        counts = [f"{r.packets_lost} / {r.packets_sent}", f"{r.connections_lost} / {r.connections}"]
+        cells = [r.name, *counts, f"{r.connections_rehashed}{control}", *times]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])

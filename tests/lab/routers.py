@@ -1,6 +1,7 @@
 """Two real routers: FRR as router1, BIRD as router2. Both take every path and install equal-cost multipath."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,16 @@ def birdc(command: str) -> str:
     return run("birdc", "-s", str(STATE / "bird.ctl"), command)
 
 
+def bird_sessions() -> dict[str, str]:
+    """BIRD's peers whose session is up -> the number that the kernel gave the session's socket: another one after a
+    reset, and the same for as long as the session lasts (BIRD's own "since" wavers by a millisecond)."""
+    lines = [line.split() for line in birdc("show protocols").splitlines()]
+    up = [f[0] for f in lines if len(f) > 5 and f[1] == "BGP" and f[5] == "Established"]
+    sockets = inside("router2", "ss", "-tnHe", "state", "established", "sport", "=", "179")
+    by_address = {m[1]: m[2] for m in re.finditer(r"\s(\S+):\d+ .*\bsk:(\w+)", sockets)}
+    return {name: by_address[lan(NODES[int(name.removeprefix("peer"))])[0]] for name in up}
+
+
 def fib(router: str) -> dict[str, frozenset[str]]:
     """EIP -> addresses of its next hops, as the router's kernel forwards now."""
     found: dict[str, frozenset[str]] = {}
@@ -92,6 +103,12 @@ def fib(router: str) -> dict[str, frozenset[str]]:
             name = route["dst"].partition("/")[0]
             found[name] = found.get(name, frozenset()) | frozenset(filter(None, hops))
     return found
+
+
+def ordered_hops(router: str, eip: str) -> list[str]:
+    """An IPv4 EIP's next hops in the order in which the router's kernel has them."""
+    text = run("ip", "-j", "-n", f"porter-{router}", "route", "show", f"{eip}/32", "proto", PROTOCOLS[router])
+    return [hop["gateway"] for route in json.loads(text) for hop in route.get("nexthops", [route])]
 
 
 def node_names(hops: frozenset[str]) -> list[str]:

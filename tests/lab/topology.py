@@ -106,6 +106,7 @@ def create() -> None:
     batch([f"link add {PREFIX}host type veth peer name host netns {PREFIX}controlplane"])
     batch([f"addr add 10.79.255.1/30 dev {PREFIX}host", f"link set {PREFIX}host up"])
     batch([f"addr add {HOST_API}/30 dev host", "link set host up"], "controlplane")
+    sysctl("client", ipv4__tcp_tw_reuse=1)  # the same connections may be opened again at once
     for node in NODES:
         _prepare_node(node)
 

@@ -56,18 +56,30 @@ class _Flow(asyncio.DatagramProtocol):
 
 
 class Lasting:
-    """Long-lived TCP connections, each asking for a page every ASK_S: who serves it, and when it broke."""
+    """Long-lived TCP connections, each asking for a page every ASK_S: who serves it, and when it broke.
+
+    From fixed source ports on where a router's hash is to treat two runs alike. Else the kernel chooses them: nodes and
+    pods that lost power still know connections of old ports.
+    """
 
     def __init__(self, source: str, address: str, started: float) -> None:
         self._source, self._address, self._started = source, address, started
         self.broken: list[tuple[float, str]] = []
         self.kept = 0
 
-    async def run(self, seconds: float) -> None:
+    async def _connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((self._source, port))
+        async with asyncio.timeout(ANSWER_S):
+            await asyncio.get_running_loop().sock_connect(sock, (self._address, PORT))
+        return await asyncio.open_connection(sock=sock)
+
+    async def run(self, seconds: float, port: int) -> None:
         end, server = time.time() + seconds, ""
         try:
-            async with asyncio.timeout(ANSWER_S):
-                reader, writer = await asyncio.open_connection(self._address, PORT, local_addr=(self._source, 0))
+            reader, writer = await self._connect(port)
             while time.time() < end:
                 writer.write(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
                 async with asyncio.timeout(LASTING_S):
@@ -81,7 +93,9 @@ class Lasting:
             self.broken.append((round(time.time() - self._started, 3), server))
 
 
-async def flow(source: str, address: str, seconds: float, tcp_per_s: float, udp_per_s: float) -> dict[str, object]:
+async def flow(
+    source: str, address: str, seconds: float, tcp_per_s: float, udp_per_s: float, first_port: float
+) -> dict[str, object]:
     """Steady traffic; what was lost, and when (Unix seconds of sending)."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -123,7 +137,8 @@ async def flow(source: str, address: str, seconds: float, tcp_per_s: float, udp_
             await asyncio.sleep(max(0.0, due - loop.time()))
 
     lasting = Lasting(source, address, started)
-    await asyncio.gather(pages(), packets(), *(lasting.run(seconds) for _ in range(LASTING)))
+    ports = [int(first_port) + i if first_port else 0 for i in range(LASTING)]
+    await asyncio.gather(pages(), packets(), *(lasting.run(seconds, port) for port in ports))
     await asyncio.sleep(0.5)
     answered: set[int] = set()
     for transport, protocol in flows:
