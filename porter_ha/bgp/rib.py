@@ -61,6 +61,11 @@ class SessionRib:
         return len(self._sent)
 
     @property
+    def sets_sent(self) -> set[int]:
+        """The numbers of the sets of paths that the router has."""
+        return set(self._sent.values())
+
+    @property
     def idle(self) -> bool:
         return not self._pending and not self._end_due
 

@@ -30,6 +30,7 @@ from porter_ha.protocol import SessionReport
 Dial = Callable[[PeerSettings, Callable[[], asyncio.Protocol]], Awaitable[None]]
 _CEASE, _DECONFIGURED, _CHANGED = 6, 3, 6
 _HIGH_WATER = 1 << 18
+_SPARE_SETS = 1024
 DRAIN_LOOK_S = 0.01
 
 
@@ -269,6 +270,7 @@ class Speaker:
         self._change_pending = False
         self._groups: dict[str, GroupRib] = {}
         self._sets: dict[int, PathSet] = {}
+        self._sweep_at = _SPARE_SETS
         self._peers: dict[str, Peer] = {}
 
     def group(self, name: str) -> GroupRib:
@@ -321,6 +323,18 @@ class Speaker:
                     peer.rib.touch(iter(announce.changes))
         for peer in self._peers.values():
             peer.flush()
+        if len(self._sets) > self._sweep_at:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget the sets of paths that no table and no router has any more."""
+        used = {number for group in self._groups.values() for number in group.routes.values()}
+        for peer in self._peers.values():
+            if peer.rib is not None:
+                used |= peer.rib.sets_sent
+        for number in self._sets.keys() - used:
+            del self._sets[number]
+        self._sweep_at = 2 * len(self._sets) + _SPARE_SETS
 
     def changed(self) -> None:
         if not self._change_pending:

@@ -7,6 +7,8 @@ Invariants
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from heapq import nsmallest
 from zlib import crc32
 
 from porter_ha.model.net import family_of
@@ -52,24 +54,36 @@ def path_ids(nodes: Iterable[str]) -> dict[str, int]:
     return ids
 
 
+@lru_cache(maxsize=1 << 14)
+def _hash(text: str) -> int:
+    return crc32(text.encode())
+
+
+def rank(bucket: int, name: str) -> tuple[int, str]:
+    """The place of a node in a bucket's own order of nodes (rendezvous hashing): the lowest carry it."""
+    return _hash(name) * (2 * _hash(f"bucket {bucket}") + 1) & 0xFFFFFFFF, name
+
+
 def choose_nodes(spread: Spread, eligible: Mapping[str, NodeView]) -> Sequence[NodeView]:
-    """The nodes that carry a Spread, of those that may (already without refused and out-of-scope nodes)."""
+    """The nodes that carry a Spread, by name, of those that may (already without refused and out-of-scope nodes)."""
     if spread.bucket == LOCAL:
         candidates = [eligible[name] for name in spread.nodes if name in eligible]
     else:
         candidates = list(eligible.values())
     candidates = [node for node in candidates if node.address(spread.family)]
-    if len(candidates) > MAX_NEXT_HOPS:  # rendezvous hashing: each bucket ranks the nodes in its own order
-        factor = 2 * crc32(f"bucket {spread.bucket}".encode()) + 1
-        candidates.sort(key=lambda node: (crc32(node.name.encode()) * factor & 0xFFFFFFFF, node.name))
-        candidates = candidates[:MAX_NEXT_HOPS]
+    if len(candidates) > MAX_NEXT_HOPS:
+        candidates = nsmallest(MAX_NEXT_HOPS, candidates, key=lambda node: rank(spread.bucket, node.name))
     return sorted(candidates, key=lambda node: node.name)
 
 
 def paths_of(spread: Spread, eligible: Mapping[str, NodeView], ids: Mapping[str, int]) -> tuple[Path, ...]:
-    """The paths of a Spread, in path id order. Empty: withdrawn."""
-    nodes = choose_nodes(spread, eligible)
-    return tuple(sorted((Path(ids[n.name], n.address(spread.family)) for n in nodes), key=lambda p: p.path_id))
+    """The paths of a Spread. Empty: withdrawn."""
+    return paths_over(choose_nodes(spread, eligible), spread.family, ids)
+
+
+def paths_over(nodes: Iterable[NodeView], family: int, ids: Mapping[str, int]) -> tuple[Path, ...]:
+    """The paths over these nodes, in path id order."""
+    return tuple(sorted((Path(ids[n.name], n.address(family)) for n in nodes), key=lambda p: p.path_id))
 
 
 def why_none(spread: Spread, nodes: Mapping[str, NodeView]) -> Refusal:

@@ -1,16 +1,28 @@
 """From EIPs and nodes to the Adj-RIB-Out of each group of peers, incrementally.
 
 EIPs are filed under their Spread, and a Spread is resolved to paths once per group. So one Service's change costs
-the same whatever the size of the cluster, and a node's change re-resolves the Spreads and touches only EIPs whose
-paths became different. `compute` says the same from scratch; they must agree (I8, a property test).
+the same whatever the size of the cluster, and a node's change resolves again only the Spreads that it carries or might
+carry, and touches only EIPs whose paths became different. `compute` says the same from scratch; they must agree (I8, a
+property test).
 
-Must never: drop a change (what `drain` returned is what peers must hear), or number two path sets alike.
+Must never: drop a change (what `drain` returned is what peers must hear), number two path sets alike, or keep a set
+that nothing uses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from porter_ha.core import selectors
-from porter_ha.core.next_hops import Spread, path_ids, paths_of
+from porter_ha.core.next_hops import (
+    LOCAL,
+    MAX_NEXT_HOPS,
+    Spread,
+    choose_nodes,
+    path_ids,
+    paths_of,
+    paths_over,
+    rank,
+)
 from porter_ha.model.effects import Announce
 from porter_ha.model.objects import LabelSelector
 from porter_ha.model.plan import NodeView, Path, PathSet
@@ -46,88 +58,140 @@ def compute(
     return {address: paths for address, paths in found.items() if paths}
 
 
+class Resolved(NamedTuple):
+    """A Spread in a group: the number of its paths (None: it has none); of a Spread over all nodes also which carry it,
+    and the worst of their ranks when no more fit."""
+
+    number: int | None
+    nodes: frozenset[str] = frozenset()
+    worst: tuple[int, str] | None = None
+
+
+class Group:
+    """A group of peers: its scope, the nodes that it may see, what it was told, and which EIPs it may hear anew."""
+
+    def __init__(self, scope: LabelSelector | None, nodes: Mapping[str, NodeView]) -> None:
+        self.scope = scope
+        self.eligible = eligible_nodes(nodes, scope)
+        self.resolved: dict[Spread, Resolved] = {}
+        self.told: set[int] = set()
+        self.dirty: dict[str, None] = {}
+
+    def place(self, name: str, view: NodeView | None) -> tuple[NodeView | None, NodeView | None]:
+        """A node changed (None: it is gone); returns how the group saw it and how it sees it now."""
+        before = self.eligible.pop(name, None)
+        after = eligible_nodes({name: view}, self.scope).get(name) if view is not None else None
+        if after is not None:
+            self.eligible[name] = after
+        return before, after
+
+
 class Planner:
     def __init__(self) -> None:
         self._nodes: dict[str, NodeView] = {}
         self._ids: dict[str, int] = {}
         self._spreads: dict[str, Spread] = {}
         self._members: dict[Spread, dict[str, None]] = {}
-        self._scopes: dict[str, LabelSelector | None] = {}
-        self._resolved: dict[tuple[str, Spread], int | None] = {}
+        self._naming: dict[str, dict[Spread, None]] = {}  # node -> the Local Spreads that list it
+        self._buckets: dict[Spread, None] = {}  # the Spreads over all nodes
+        self._groups: dict[str, Group] = {}
         self._numbers: dict[tuple[int, tuple[Path, ...]], int] = {}
         self._sets: dict[int, PathSet] = {}
-        self._told: dict[str, set[int]] = {}
-        self._dirty: dict[str, dict[str, None]] = {}
+        self._uses: dict[int, int] = {}
+        self._numbered = 0
         self._med = STANDBY_MED
 
     # -- inputs
 
     def set_nodes(self, nodes: Mapping[str, NodeView]) -> None:
-        if dict(nodes) == self._nodes:
-            return
-        self._nodes = dict(nodes)
-        self._ids = path_ids(self._nodes)
-        self._resolve_all()
+        """All nodes, as they are now."""
+        gone: dict[str, NodeView | None] = dict.fromkeys(self._nodes.keys() - nodes.keys())
+        self.change_nodes({**gone, **nodes})
+
+    def change_nodes(self, changes: Mapping[str, NodeView | None]) -> None:
+        """These nodes are so now, or no more (None). Costs what the Spreads cost that they carry or might."""
+        real = {name: view for name, view in changes.items() if self._nodes.get(name) != view}
+        known = set(self._nodes)
+        for name, view in real.items():
+            if view is None:
+                del self._nodes[name]
+            else:
+                self._nodes[name] = view
+        renumbered = self._number_nodes() if self._nodes.keys() != known else set()
+        for group in self._groups.values():
+            affected: dict[Spread, None] = {}
+            for name in real:
+                before, after = group.place(name, real[name])
+                if before != after:
+                    affected.update(dict.fromkeys(self._carrying(group, name, after is not None)))
+            for name in renumbered - real.keys():
+                affected.update(dict.fromkeys(self._carrying(group, name, False)))
+            for spread in affected:
+                self._resolve(group, spread)
 
     def set_scopes(self, scopes: Mapping[str, LabelSelector | None]) -> None:
         """The groups of peers. A new group, or one whose scope changed, hears everything again."""
-        for group in [g for g in self._scopes if g not in scopes]:
-            self._forget(group)
-        for group, scope in scopes.items():
-            if group not in self._scopes or self._scopes[group] != scope:
-                self._scopes[group] = scope
-                self.resend(group)
-        self._resolve_all()
+        for name in [n for n, group in self._groups.items() if n not in scopes or group.scope != scopes[n]]:
+            for resolved in self._groups.pop(name).resolved.values():
+                self._drop(resolved.number)
+        for name, scope in scopes.items():
+            if name not in self._groups:
+                group = self._groups[name] = Group(scope, self._nodes)
+                for spread in self._members:
+                    self._resolve(group, spread)
+                self.resend(name)
 
     def set_med(self, med: int) -> None:
         """A new term: every path is announced again with its MED."""
-        if med != self._med:
-            self._med = med
-            self._resolve_all()
+        if med == self._med:
+            return
+        self._med = med
+        for group in self._groups.values():
+            for spread, resolved in group.resolved.items():
+                if resolved.number is not None:
+                    self._file(group, spread, self._sets[resolved.number].paths, resolved)
 
     def spread(self, address: str, spread: Spread | None) -> None:
         """File the EIP under `spread`; None withdraws it."""
         old = self._spreads.get(address)
         if old == spread:
             return
-        if old is not None:
-            members = self._members[old]
-            del members[address], self._spreads[address]
-            if not members:
-                del self._members[old]
-                for group in self._scopes:
-                    self._resolved.pop((group, old), None)
         if spread is not None:
             self._spreads[address] = spread
             if spread not in self._members:
-                self._members[spread] = {}
-                self._resolve(spread, {g: eligible_nodes(self._nodes, s) for g, s in self._scopes.items()})
+                self._add(spread)
             self._members[spread][address] = None
-        for dirty in self._dirty.values():
-            dirty[address] = None
+        else:
+            del self._spreads[address]
+        if old is not None:
+            members = self._members[old]
+            del members[address]
+            if not members:
+                self._remove(old)
+        for group in self._groups.values():
+            group.dirty[address] = None
 
-    def resend(self, group: str) -> None:
+    def resend(self, name: str) -> None:
         """Forget what the group was told (its speaker started anew): it hears everything again."""
-        self._told[group] = set()
-        self._dirty[group] = dict.fromkeys(self._spreads)
+        group = self._groups[name]
+        group.told, group.dirty = set(), dict.fromkeys(self._spreads)
 
     # -- output
 
     def drain(self) -> list[Announce]:
         """What each group must hear since the last call."""
         out = []
-        for group, dirty in self._dirty.items():
-            if not dirty:
+        for name, group in self._groups.items():
+            if not group.dirty:
                 continue
             changes: dict[str, int | None] = {}
-            for address in dirty:
+            for address in group.dirty:
                 spread = self._spreads.get(address)
-                changes[address] = None if spread is None else self._resolved.get((group, spread))
-            told = self._told[group]
-            new = {n for n in changes.values() if n is not None} - told
-            told |= new
-            out.append(Announce(group, tuple(self._sets[n] for n in sorted(new)), changes))
-            self._dirty[group] = {}
+                changes[address] = None if spread is None else group.resolved[spread].number
+            new = {n for n in changes.values() if n is not None} - group.told
+            group.told |= new
+            out.append(Announce(name, tuple(self._sets[n] for n in sorted(new)), changes))
+            group.dirty = {}
         return out
 
     @property
@@ -138,38 +202,95 @@ class Planner:
     def spreads(self) -> Mapping[str, Spread]:
         return self._spreads
 
+    @property
+    def sets(self) -> int:
+        """How many distinct sets of paths there are now."""
+        return len(self._sets)
+
     def paths(self, group: str, address: str) -> tuple[Path, ...]:
         spread = self._spreads.get(address)
-        number = None if spread is None else self._resolved.get((group, spread))
+        number = None if spread is None else self._groups[group].resolved[spread].number
         return () if number is None else self._sets[number].paths
 
-    # -- within
+    # -- within: Spreads
 
-    def _forget(self, group: str) -> None:
-        del self._scopes[group], self._told[group], self._dirty[group]
-        for key in [k for k in self._resolved if k[0] == group]:
-            del self._resolved[key]
+    def _add(self, spread: Spread) -> None:
+        self._members[spread] = {}
+        if spread.bucket == LOCAL:
+            for name in spread.nodes:
+                self._naming.setdefault(name, {})[spread] = None
+        else:
+            self._buckets[spread] = None
+        for group in self._groups.values():
+            self._resolve(group, spread)
 
-    def _resolve_all(self) -> None:
-        eligible = {group: eligible_nodes(self._nodes, scope) for group, scope in self._scopes.items()}
-        for spread in self._members:
-            self._resolve(spread, eligible)
+    def _remove(self, spread: Spread) -> None:
+        del self._members[spread]
+        self._buckets.pop(spread, None)
+        if spread.bucket == LOCAL:
+            for name in spread.nodes:
+                naming = self._naming[name]
+                del naming[spread]
+                if not naming:
+                    del self._naming[name]
+        for group in self._groups.values():
+            self._drop(group.resolved.pop(spread).number)
 
-    def _resolve(self, spread: Spread, eligible: Mapping[str, Mapping[str, NodeView]]) -> None:
-        for group, nodes in eligible.items():
-            paths = paths_of(spread, nodes, self._ids)
-            number = self._intern(paths) if paths else None
-            if self._resolved.get((group, spread), -1) != number:
-                self._resolved[group, spread] = number
-                self._touch(group, self._members[spread])
+    def _carrying(self, group: Group, name: str, may_join: bool) -> Iterator[Spread]:
+        """The Spreads that the node carries in this group, or may carry from now on."""
+        yield from self._naming.get(name, ())
+        for spread in self._buckets:
+            resolved = group.resolved[spread]
+            fits = resolved.worst is None or rank(spread.bucket, name) < resolved.worst
+            if name in resolved.nodes or (may_join and fits):
+                yield spread
 
-    def _touch(self, group: str, addresses: Iterable[str]) -> None:
-        self._dirty[group].update(dict.fromkeys(addresses))
+    # -- within: nodes to paths
+
+    def _number_nodes(self) -> set[str]:
+        """Path ids again, as nodes came or went; returns those whose number became another (a collision's end)."""
+        ids, before = path_ids(self._nodes), self._ids
+        self._ids = ids
+        return {name for name, number in ids.items() if before.get(name, number) != number}
+
+    def _resolve(self, group: Group, spread: Spread) -> None:
+        chosen = choose_nodes(spread, group.eligible)
+        found = Resolved(None)
+        if spread.bucket != LOCAL:
+            full = len(chosen) == MAX_NEXT_HOPS
+            worst = max(rank(spread.bucket, node.name) for node in chosen) if full else None
+            found = Resolved(None, frozenset(node.name for node in chosen), worst)
+        self._file(group, spread, paths_over(chosen, spread.family, self._ids), found)
+
+    def _file(self, group: Group, spread: Spread, paths: tuple[Path, ...], found: "Resolved") -> None:
+        """These are the Spread's paths now: whoever has it hears of a difference."""
+        before = group.resolved.get(spread)
+        number = self._intern(paths) if paths else None
+        group.resolved[spread] = found._replace(number=number)
+        if before is not None:
+            self._drop(before.number)
+        if before is None or before.number != number:
+            group.dirty.update(self._members[spread])
 
     def _intern(self, paths: tuple[Path, ...]) -> int:
+        """The number of a set of paths, in use once more."""
         key = (self._med, paths)
         number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[key] = len(self._numbers) + 1
+            self._numbered = number = self._numbered + 1
+            self._numbers[key] = number
             self._sets[number] = PathSet(number, self._med, paths)
+            self._uses[number] = 0
+        self._uses[number] += 1
         return number
+
+    def _drop(self, number: int | None) -> None:
+        """One use less. What nobody uses is forgotten: a cluster's life has no end of sets."""
+        if number is None:
+            return
+        self._uses[number] -= 1
+        if not self._uses[number]:
+            gone = self._sets.pop(number)
+            del self._uses[number], self._numbers[gone.med, gone.paths]
+            for group in self._groups.values():
+                group.told.discard(number)

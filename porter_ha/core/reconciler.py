@@ -116,12 +116,8 @@ class Reconciler:
             self._namespaces[name] = labels
             self._retry(now)
 
-    @property
-    def namespaces(self) -> set[str]:
-        return set(self._namespaces)
-
-    def set_nodes(self, nodes: Mapping[str, NodeView]) -> None:
-        self.planner.set_nodes(nodes)
+    def change_nodes(self, changes: Mapping[str, NodeView | None]) -> None:
+        self.planner.change_nodes(changes)
 
     def set_scopes(self, scopes: Mapping[str, LabelSelector | None]) -> None:
         self.planner.set_scopes(scopes)

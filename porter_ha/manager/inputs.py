@@ -23,10 +23,12 @@ API_SERVICE = "kubernetes"
 
 
 class Table(Generic[T]):
-    """The objects of one kind, decoded, by name; `on_change` is called once for every batch of changes."""
+    """The objects of one kind, decoded, by name; `on_change` is called once for every batch of changes. `changed`
+    gathers their names until somebody takes them."""
 
     def __init__(self, client: Client, path: str, kind: type[T], on_change: Callable[[], None]) -> None:
         self.objects: dict[str, T] = {}
+        self.changed: set[str] = set()
         self.unreadable: dict[str, str] = {}
         self.watch = Watch(client, path, self._deliver)
         self._decoder = msgspec.json.Decoder(kind)
@@ -37,6 +39,7 @@ class Table(Generic[T]):
         for change in changes:
             if change.kind == "SYNCED":
                 continue
+            self.changed.add(change.name)
             self.objects.pop(change.name, None)
             self.unreadable.pop(change.name, None)
             if change.raw is not None:
@@ -46,6 +49,11 @@ class Table(Generic[T]):
                     self.unreadable[change.name] = str(error)
                     log("cannot read object", kind=self._kind, name=change.name, error=str(error))
         self._on_change()
+
+    def take_changed(self) -> dict[str, T | None]:
+        """What became different since the last call: object by name, None for what is gone."""
+        changed, self.changed = self.changed, set()
+        return {name: self.objects.get(name) for name in changed}
 
 
 class Inputs:

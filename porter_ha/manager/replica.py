@@ -5,12 +5,10 @@ Leader and standby run the same wiring; what differs is which doors of the gate 
 
 import asyncio
 
-from msgspec.structs import replace
-
 from porter_ha.config import ManagerSettings
 from porter_ha.core.admit import Peers, Pools, Speaking, admit_bgp, admit_eips
-from porter_ha.core.eligibility import node_view
 from porter_ha.core.liveness import Liveness
+from porter_ha.core.nodes import Nodes
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.core.shard import shard_of
 from porter_ha.kube.client import Client
@@ -21,8 +19,6 @@ from porter_ha.manager.probes import Prober
 from porter_ha.manager.rejoin import Rejoin
 from porter_ha.manager.supervisor import Worker
 from porter_ha.model.access import Access
-from porter_ha.model.plan import NodeView
-from porter_ha.model.reasons import Reason
 from porter_ha.obs.log import log
 from porter_ha.protocol import (
     Claims,
@@ -50,6 +46,7 @@ class Replica:
         self.reconciler = Reconciler()
         self.pools = Pools((), {})
         self.peers = Peers((), {}, {}, {}, {}, ())
+        self.nodes = Nodes()
         self.dead: frozenset[str] = frozenset()
         self.vouched: frozenset[str] = frozenset()
         self.borrowed: frozenset[str] = frozenset()
@@ -82,7 +79,6 @@ class Replica:
         self._tokens = 0
         self._waiting_sync: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
         self._unseen: dict[int, set[str]] = {}
-        self._unknown: set[str] = set()
         self._feeding = self._filled = False
         self._refills: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -228,44 +224,40 @@ class Replica:
         """Nodes, Namespaces, Eips, BgpConf or BgpPeers changed."""
         self._tables_dirty = False
         now, inputs, reconciler = self._host.now(), self.inputs, self.reconciler
-        for name in reconciler.namespaces - inputs.namespaces.objects.keys():
-            reconciler.set_namespace(name, None, now)
-        for name, namespace in inputs.namespaces.objects.items():
-            reconciler.set_namespace(name, namespace.metadata.labels or {}, now)
+        for name, namespace in inputs.namespaces.take_changed().items():
+            reconciler.set_namespace(name, None if namespace is None else namespace.metadata.labels or {}, now)
         self._set_nodes()
-        pools = admit_eips(inputs.eips.objects.values())
-        if pools != self.pools:
-            self.pools = pools
-            reconciler.set_pools(pools, now)
+        if inputs.eips.take_changed():
+            self.pools = admit_eips(inputs.eips.objects.values())
+            reconciler.set_pools(self.pools, now)
+        if inputs.confs.take_changed() | inputs.peers.take_changed():
+            self._set_peers()
+        self._pump()
+
+    def _set_peers(self) -> None:
         me = Speaking(self.settings.node, self.settings.addresses)
-        peers = admit_bgp(inputs.confs.objects.values(), inputs.peers.objects.values(), me)
+        peers = admit_bgp(self.inputs.confs.objects.values(), self.inputs.peers.objects.values(), me)
         if peers != self.peers:
             self.peers = peers
-            reconciler.set_scopes(peers.scopes)
+            self.reconciler.set_scopes(peers.scopes)
             self._pump()  # a session that changes its scope must find the new one's routes there
             self.speaker.send(SetPeers(list(peers.accepted), self.leadership.bgp.dialling))
-        self._pump()
 
     def _set_nodes(self) -> None:
         """The nodes as the API has them, less those that our probes say are dead."""
-        views: dict[str, NodeView] = {name: node_view(node) for name, node in self.inputs.nodes.objects.items()}
-        ready = {name: view for name, view in views.items() if view.refusal is not Reason.NODE_NOT_READY}
-        addresses = {name: view.addresses[0] for name, view in ready.items() if view.addresses}
-        self._prober.set_nodes(addresses)
-        self.rejoin.set_nodes(addresses)
-        self._unknown = {name for name, view in views.items() if view.refusal is Reason.NODE_UNKNOWN}
-        self.vouched = self._vouch()
-        for name in self.vouched:
-            views[name] = replace(views[name], refusal=None)
-        silent = self.dead | self.borrowed
-        for names, reason in ((silent, Reason.NODE_SILENT), (self.rejoin.waiting, Reason.NODE_REJOINING)):
-            for name in names & views.keys():
-                if views[name].refusal is None:
-                    views[name] = replace(views[name], refusal=reason)
-        self.reconciler.set_nodes(views)
+        changed = self.inputs.nodes.take_changed()
+        for name, node in changed.items():
+            self.nodes.set_node(name, node)
+        if changed:
+            self._prober.set_nodes(self.nodes.addresses)
+            self.rejoin.set_nodes(self.nodes.addresses)
+            self.vouched = self._vouch()
+        waiting = frozenset(self.rejoin.waiting)
+        self.nodes.judge(vouched=self.vouched, silent=self.dead | self.borrowed, rejoining=waiting)
+        self.reconciler.change_nodes(self.nodes.drain())
 
     def _vouch(self) -> frozenset[str]:
-        return self.liveness.vouched(self._unknown, self.leadership.link.witnesses(), self.vouched)
+        return self.liveness.vouched(self.nodes.unknown, self.leadership.link.witnesses(), self.vouched)
 
     def _rejoined(self) -> None:
         self._set_nodes()

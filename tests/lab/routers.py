@@ -88,8 +88,8 @@ def bird_sessions() -> dict[str, str]:
     reset, and the same for as long as the session lasts (BIRD's own "since" wavers by a millisecond)."""
     lines = [line.split() for line in birdc("show protocols").splitlines()]
     up = [f[0] for f in lines if len(f) > 5 and f[1] == "BGP" and f[5] == "Established"]
-    sockets = inside("router2", "ss", "-tnHe", "state", "established", "sport", "=", "179")
-    by_address = {m[1]: m[2] for m in re.finditer(r"\s(\S+):\d+ .*\bsk:(\w+)", sockets)}
+    sockets = inside("router2", "ss", "-tnHe", "state", "established", "sport", "=", "179")  # queues, local, peer, ...
+    by_address = {m[1]: m[2] for m in re.finditer(r"^\s*\d+\s+\d+\s+\S+\s+(\S+):\d+ .*\bsk:(\w+)", sockets, re.M)}
     return {name: by_address[lan(NODES[int(name.removeprefix("peer"))])[0]] for name in up}
 
 

@@ -1,5 +1,7 @@
 """I1 and I2, whatever order Services, pools and wishes come in; and the leader's memory rebuilt from status alone."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,14 +30,22 @@ class World:
     def __init__(self):
         self.now, self.epoch = 0.0, 0
         self.wishes, self.status, self.recorded, self.wire = {}, {}, set(), []
+        self.deletions = Counter()
         self.pools = Pools((POOLS[0],), {})
         self.failover()
 
     def claim(self, key):
         held = self.status.get(key, ())
         if key not in self.wishes:
-            return claim(key, wants=False, held=held, recorded=key in self.recorded) if held else None
-        return claim(key, wanted_addresses=self.wishes[key], held=held, recorded=key in self.recorded)
+            return (
+                claim(key, uid=self.uid(key), wants=False, held=held, recorded=key in self.recorded) if held else None
+            )
+        recorded = key in self.recorded
+        return claim(key, uid=self.uid(key), wanted_addresses=self.wishes[key], held=held, recorded=recorded)
+
+    def uid(self, key):
+        """A Service that is created again is another one."""
+        return f"uid-{key}-{self.deletions[key]}"
 
     def tell(self, key):
         made = self.claim(key)
@@ -52,7 +62,7 @@ class World:
         self.epoch += 1
         self.reconciler = Reconciler()
         self.reconciler.set_scopes({"all": None})
-        self.reconciler.set_nodes({"n1": view("n1", 1)})
+        self.reconciler.change_nodes({"n1": view("n1", 1)})
         self.reconciler.set_pools(self.pools, self.now)
         for key in sorted(self.wishes.keys() | self.status.keys()):
             if (made := self.claim(key)) is not None:
@@ -65,6 +75,8 @@ class World:
             effect = self.wire.pop(0)
             if effect.key not in self.wishes and effect.key not in self.status:
                 continue
+            if effect.uid != self.uid(effect.key):
+                continue  # the API server refuses what was meant for its predecessor
             if isinstance(effect, Assign):
                 if effect.key in self.wishes:
                     self.status[effect.key] = effect.addresses
@@ -95,6 +107,7 @@ def test_no_address_is_ever_in_two_statuses_and_none_moves_unasked(sequence):
             world.wishes.pop(value, None)
             world.status.pop(value, None)
             world.recorded.discard(value)
+            world.deletions[value] += 1
             world.tell(value)
         elif kind == "opt out":
             world.wishes.pop(value, None)

@@ -14,7 +14,7 @@ NODES = {f"n{i}": view(f"n{i}", i) for i in (1, 2, 3)}
 def reconciler(leading=True, pools=None):
     made = Reconciler()
     made.set_scopes({"all": None})
-    made.set_nodes(NODES)
+    made.change_nodes(NODES)
     made.set_pools(Pools(tuple(pools or [pool()]), {}), 0.0)
     if leading:
         made.begin_term(0.0)
@@ -178,7 +178,7 @@ def test_local_follows_endpoints_and_nodes():
     local = {"held": ("10.0.0.0",), "recorded": True, "local": True}
     made.set_claim(claim(**local, serving=(Serving(4, ("n1", "n3")),)), 0.0)
     assert [p.next_hop for p in made.planner.paths("all", "10.0.0.0")] == _hops("n1", "n3")
-    made.set_nodes({**NODES, "n3": view("n3", 3, refusal=Reason.NODE_NOT_READY)})
+    made.change_nodes({**NODES, "n3": view("n3", 3, refusal=Reason.NODE_NOT_READY)})
     assert [p.next_hop for p in made.planner.paths("all", "10.0.0.0")] == _hops("n1")
     made.set_claim(claim(**local, serving=(Serving(4, ("n3",)),)), 1.0)
     assert made.planner.paths("all", "10.0.0.0") == ()

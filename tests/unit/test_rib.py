@@ -1,8 +1,11 @@
 """What one router is told: the difference to what it heard, the last change winning, new paths before old ones go."""
 
+import asyncio
+
 import pytest
 
 from porter_ha.bgp.rib import BATCH, LARGE, TOGETHER, GroupRib, SessionRib
+from porter_ha.bgp.speaker import Speaker
 from porter_ha.core.session import Negotiated
 from porter_ha.model.effects import Announce
 from porter_ha.model.plan import Path, PathSet
@@ -128,3 +131,20 @@ def test_a_change_of_scope_sends_the_difference_only():
     router.hear(session.take())
     assert sorted(router.log) == [("withdraw", "10.0.0.1", 1), ("withdraw", "10.0.0.2", 1), ("withdraw", "10.0.0.2", 2)]
     assert router.table == {"10.0.0.1": {2: ("10.1.0.2", 100)}}
+
+
+async def _old_sets_are_swept():
+    def nobody(settings, protocol):
+        raise OSError("no router")
+
+    speaker = Speaker(lambda: None, nobody, lambda: 0.0)
+    for number in range(1, 5000):
+        speaker.apply([Announce("all", (PathSet(number, 100, (A,)),), {"10.0.0.1": number, "10.0.0.2": 1})], True)
+    return speaker.group("all")
+
+
+def test_sets_of_paths_that_nothing_uses_are_forgotten():
+    """A speaker lives for months, and every change of a node makes new sets."""
+    group = asyncio.run(_old_sets_are_swept())
+    assert {1, 4999} <= group.sets.keys()
+    assert len(group.sets) < 2000
