@@ -25,12 +25,14 @@ class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Hello(Frame, frozen=True):
-    """First frame: what the worker is and what it needs to know for good."""
+    """First frame: what the worker is and what it needs to know for good. `in_flight` is how many requests to the API
+    server it may have at once."""
 
     role: str
     index: int
     node: str
     classless: bool
+    in_flight: int
     access: Access | None
 
 

@@ -6,22 +6,16 @@ there is no other witness, our own eyes must do. If more than half of the nodes 
 and nothing new is held dead (I4): nodes that miss WAVERING probes count, for silence that hits many at one moment is
 noticed one after another. Coming back takes REJOIN_S of answers, longer for a node that
 flaps. Nodes that never answered are not judged: they may not answer probes at all.
+
+What is remembered is about nodes that miss probes; a round over thousands that all answer costs a few set operations.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 
 MISSES = 4
 WAVERING = 2
 REJOIN_S = 2.0
 REJOIN_MOST_S = 60.0
-
-
-class _Node:
-    def __init__(self) -> None:
-        self.known = False
-        self.missed = 0
-        self.answering_since = float("inf")
-        self.deaths = 0
 
 
 def _others(name: str, witnesses: Mapping[str, frozenset[str] | None]) -> list[frozenset[str] | None]:
@@ -31,51 +25,54 @@ def _others(name: str, witnesses: Mapping[str, frozenset[str] | None]) -> list[f
 
 class Liveness:
     def __init__(self) -> None:
-        self._nodes: dict[str, _Node] = {}
+        self._names: set[str] = set()
+        self._known: set[str] = set()  # they have answered
+        self._missed: dict[str, int] = {}  # how many probes in a row, of those that missed any
+        self._answering_since: dict[str, float] = {}  # of the dead ones that answer again
+        self._deaths: dict[str, int] = {}
         self._dead: set[str] = set()
         self.holding = False
 
     def set_nodes(self, names: Iterable[str]) -> None:
         """The nodes that are probed: those that the API says are Ready. A new one starts without a history."""
         wanted = set(names)
-        for gone in self._nodes.keys() - wanted:
-            del self._nodes[gone]
+        for gone in self._names - wanted:
+            for table in (self._missed, self._answering_since, self._deaths):
+                table.pop(gone, None)
+            self._known.discard(gone)
             self._dead.discard(gone)
-        for name in wanted - self._nodes.keys():
-            self._nodes[name] = _Node()
+        self._names = wanted
 
     @property
-    def nodes(self) -> Iterable[str]:
-        return self._nodes.keys()
+    def nodes(self) -> Set[str]:
+        return self._names
 
-    def answered(self, name: str, now: float) -> None:
-        node = self._nodes.get(name)
-        if node is None:
-            return
-        if node.missed or not node.known:
-            node.answering_since = now
-        node.known, node.missed = True, 0
+    def answered(self, names: Set[str], now: float) -> None:
+        """These answer; others are not spoken of."""
+        for name in self._missed.keys() & names:
+            del self._missed[name]
+            if name in self._dead:
+                self._answering_since[name] = now
+        self._known |= names & self._names
 
-    def missed(self, name: str) -> int:
-        """One more probe without an answer; returns how many in a row."""
-        node = self._nodes.get(name)
-        if node is None:
-            return 0
-        node.missed += 1
-        return node.missed
+    def missed(self, names: Collection[str]) -> None:
+        """One more probe of each without an answer."""
+        for name in names:
+            if name in self._names:
+                self._missed[name] = self._missed.get(name, 0) + 1
+                self._answering_since.pop(name, None)
 
     def silent(self) -> frozenset[str]:
         """The nodes that this replica hears nothing of, whether it ever did or not: its testimony to others."""
-        return frozenset(name for name, node in self._nodes.items() if node.missed >= MISSES)
+        return frozenset(name for name, count in self._missed.items() if count >= MISSES)
 
     def unheard(self) -> frozenset[str]:
         """The nodes that have never answered this replica. What others say of them is all there is to go by."""
-        return frozenset(name for name, node in self._nodes.items() if not node.known)
+        return frozenset(self._names - self._known)
 
     def alive(self, name: str) -> bool:
         """Whether this replica hears the node."""
-        node = self._nodes.get(name)
-        return node is not None and node.known and node.missed < MISSES
+        return name in self._known and self._missed.get(name, 0) < MISSES
 
     def vouched(
         self, names: Iterable[str], witnesses: Mapping[str, frozenset[str] | None], before: frozenset[str]
@@ -94,19 +91,19 @@ class Liveness:
         """The dead nodes. `witnesses` gives, by its node, what every other replica says is silent; None when it is not
         heard itself, which leaves the question open."""
         agreed = set()
-        for name in self.silent() - self.unheard():
+        for name in self.silent() & self._known:
             others = _others(name, witnesses)
             if not others or any(said is not None and name in said for said in others):
                 agreed.add(name)
-        wavering = sum(node.known and node.missed >= WAVERING for node in self._nodes.values())
-        self.holding = wavering * 2 > len(self._nodes)
+        wavering = sum(name in self._known for name, count in self._missed.items() if count >= WAVERING)
+        self.holding = wavering * 2 > len(self._names)
         if not self.holding:
             for name in agreed - self._dead:
                 self._dead.add(name)
-                self._nodes[name].deaths += 1
-        for name in list(self._dead):
-            node = self._nodes[name]
-            patience = min(REJOIN_S * 2.0 ** (node.deaths - 1), REJOIN_MOST_S)
-            if not node.missed and now - node.answering_since >= patience:
+                self._deaths[name] = self._deaths.get(name, 0) + 1
+        for name, since in list(self._answering_since.items()):
+            patience = min(REJOIN_S * 2.0 ** (self._deaths[name] - 1), REJOIN_MOST_S)
+            if now - since >= patience:
                 self._dead.discard(name)
+                del self._answering_since[name]
         return frozenset(self._dead)

@@ -16,6 +16,12 @@ def shard_of(service_key: str, shards: int) -> int:
     return crc32(service_key.encode()) % shards
 
 
+def _version(service: Service) -> int:
+    """resourceVersions of one kind can be compared (KEP-5504); what is no number is taken for old."""
+    text = service.metadata.resource_version
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
 class ShardState:
     """The Services and EndpointSlices of one shard, and the claims that follow from them."""
 
@@ -25,13 +31,31 @@ class ShardState:
         self._slices: dict[str, dict[str, EndpointSlice]] = {}
         self._claims: dict[str, Claim] = {}
         self._touched: dict[str, None] = {}
+        self._written: dict[str, int] = {}
 
     def set_service(self, key: str, service: Service | None) -> None:
+        """As a watch brings it; what is older than our own last write to it is passed over."""
         if service is None:
             self._services.pop(key, None)
+            self._written.pop(key, None)
         else:
+            if key in self._written:
+                if _version(service) < self._written[key] and self._same(key, service):
+                    return
+                del self._written[key]
             self._services[key] = service
         self._touched[key] = None
+
+    def set_written(self, key: str, service: Service) -> None:
+        """As the answer to a write of ours shows it, which is before the watch does."""
+        known = self._services.get(key)
+        if known is not None and self._same(key, service) and _version(service) > _version(known):
+            self._services[key] = service
+            self._written[key] = _version(service)
+            self._touched[key] = None
+
+    def _same(self, key: str, service: Service) -> bool:
+        return self._services[key].metadata.uid == service.metadata.uid
 
     def set_slice(self, service_key: str, name: str, part: EndpointSlice | None) -> None:
         parts = self._slices.setdefault(service_key, {})

@@ -24,11 +24,11 @@ IN_FLIGHT = 32  # measured: more than this many PATCHes at once gain nothing on 
 
 
 class ApiError(Exception):
-    """The API server refused: HTTP status, its reason, and its message."""
+    """The API server refused: HTTP status, its reason, its message, and when to come again (Retry-After; 0: unsaid)."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{status} {reason}: {message}")
-        self.status, self.reason, self.message = status, reason, message
+        self.status, self.reason, self.message, self.retry_after_s = status, reason, message, retry_after_s
 
 
 class Unreachable(Exception):
@@ -70,12 +70,13 @@ class _Status(msgspec.Struct):
     message: str = ""
 
 
-def _error(status: int, body: bytes) -> ApiError:
+def _error(status: int, body: bytes, retry_after: str = "") -> ApiError:
+    wait_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
     try:
         said = msgspec.json.decode(body, type=_Status)
     except msgspec.DecodeError:
-        return ApiError(status, "", body[:200].decode("utf-8", "replace"))
-    return ApiError(status, said.reason, said.message)
+        return ApiError(status, "", body[:200].decode("utf-8", "replace"), wait_s)
+    return ApiError(status, said.reason, said.message, wait_s)
 
 
 def _tls(access: Access) -> ssl.SSLContext | bool:
@@ -165,7 +166,7 @@ class Client:
             raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
         self.reach.answered()
         if response.status >= 400:
-            raise _error(response.status, answer)
+            raise _error(response.status, answer, response.headers.get("Retry-After", ""))
         return answer
 
     async def stream(

@@ -26,7 +26,7 @@ HEALTH_TIMEOUT_S = 1.0
 class Echoes(Protocol):
     """See echo.Echo."""
 
-    def send(self, address: str) -> bool: ...
+    def ask(self, addresses: tuple[str, ...]) -> list[str]: ...
     def collect(self) -> None: ...
     def close(self) -> None: ...
 
@@ -58,7 +58,7 @@ class Host(Protocol):
 
     async def listen(self, address: str, port: int, serve: Serve) -> Listening: ...
 
-    def echoes(self, answered: Callable[[str], None]) -> Echoes: ...
+    def echoes(self, answered: Callable[[set[str]], None]) -> Echoes: ...
 
     async def healthy(self, address: str, port: int, path: str) -> bool:
         """Whether an HTTP GET answers 200 within HEALTH_TIMEOUT_S."""
@@ -104,7 +104,7 @@ class Linux:
     async def listen(self, address: str, port: int, serve: Serve) -> Listening:
         return await asyncio.start_server(serve, address or None, port)
 
-    def echoes(self, answered: Callable[[str], None]) -> Echoes:
+    def echoes(self, answered: Callable[[set[str]], None]) -> Echoes:
         return Echo(answered)
 
     async def healthy(self, address: str, port: int, path: str) -> bool:

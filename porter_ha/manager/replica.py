@@ -11,7 +11,7 @@ from porter_ha.core.liveness import Liveness
 from porter_ha.core.nodes import Nodes
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.core.shard import shard_of
-from porter_ha.kube.client import Client
+from porter_ha.kube.client import IN_FLIGHT, Client
 from porter_ha.manager.host import Host
 from porter_ha.manager.inputs import Inputs
 from porter_ha.manager.leadership import Leadership
@@ -137,7 +137,8 @@ class Replica:
     def _worker(self, role: str, index: int) -> Worker:
         def hello() -> Hello:
             access = self._access if role == "shard" else None
-            return Hello(role, index, self.settings.node, self.settings.classless, access)
+            in_flight = max(8, IN_FLIGHT // self.settings.shard_count)
+            return Hello(role, index, self.settings.node, self.settings.classless, in_flight, access)
 
         return Worker(self._host, f"workers.{role}", hello, self._started, self._frame)
 
@@ -278,7 +279,7 @@ class Replica:
         borrowed = elsewhere & self.liveness.unheard()
         if dead != self.dead:
             log("nodes judged", dead=sorted(dead), witnesses=len(witnesses))
-            self.rejoin.returned(self.dead - dead & set(self.liveness.nodes))
+            self.rejoin.returned(self.dead - dead & self.liveness.nodes)
         self.rejoin.returned((self.borrowed - borrowed) & elsewhere)
         if (dead, vouched, borrowed) != (self.dead, self.vouched, self.borrowed):
             self.dead, self.vouched, self.borrowed = dead, vouched, borrowed

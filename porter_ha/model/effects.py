@@ -1,4 +1,7 @@
-"""What the reconciler wants done, as values: idempotent, and safe to repeat after a crash of whoever carries it out."""
+"""What the reconciler wants done, as values: idempotent, and safe to repeat after a crash of whoever carries it out.
+
+`resync` marks what no change of the Service itself asks for (a new term, an edited pool): it may wait behind the rest.
+"""
 
 from porter_ha.model.plan import PathSet, Refusal
 from porter_ha.model.value import Value
@@ -11,6 +14,7 @@ class Assign(Value, frozen=True, tag=True):
     uid: str
     addresses: tuple[str, ...]
     pool: str
+    resync: bool = False
 
 
 class Relinquish(Value, frozen=True, tag=True):
@@ -19,6 +23,7 @@ class Relinquish(Value, frozen=True, tag=True):
     key: str
     uid: str
     addresses: tuple[str, ...]
+    resync: bool = False
 
 
 class Explain(Value, frozen=True, tag=True):
@@ -27,6 +32,7 @@ class Explain(Value, frozen=True, tag=True):
     key: str
     uid: str
     refusal: Refusal
+    resync: bool = False
 
 
 class Announce(Value, frozen=True, tag=True):

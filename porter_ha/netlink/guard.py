@@ -5,6 +5,11 @@ translated passes, for it no longer carries the EIP. Of what still does: a serve
 to serve it, the client retries); ICMP errors pass; anything else is refused at once, echo requests too: Linux sends
 an IPv4 echo reply only from addresses in its table `local`, which is not ours to write (docs/adr/0002).
 
+A chain before kube-proxy's DNAT gives strays a second chance (docs/adr/0010): a TCP segment in the middle of a
+connection that this node does not know came here because a router's next hops were changing, and a reset would end the
+connection. For YOUNG_MS such segments are dropped; the sender repeats them and mostly finds its own node again. What
+still arrives here after that is let through, to be reset.
+
 `nft` is the interface that nftables promises to keep. Each call is one transaction: all or nothing.
 """
 
@@ -16,7 +21,25 @@ from porter_ha.model.names import NFT_TABLE
 from porter_ha.model.net import V4, family_of
 
 PRIORITY = -90
+BEFORE_DNAT = -150  # after connection tracking
+YOUNG_MS = 150  # less than the 200 ms after which TCP sends again at the earliest (RFC 6298 as Linux does it)
+STRAY_MS = 5000
+STRAYS = 65536  # when so many are known, further ones are let through
 _CHAINS = f"""
+  chain strays {{
+    type filter hook prerouting priority {BEFORE_DNAT}; policy accept;
+    ct state new tcp flags & (syn | rst) == 0x0 jump stray
+  }}
+  chain stray {{
+    ip daddr != @eip4 return
+    ip daddr . ip saddr . tcp sport @young4 drop
+    ip daddr . ip saddr . tcp sport @stray4 return
+    add @stray4 {{ ip daddr . ip saddr . tcp sport }} add @young4 {{ ip daddr . ip saddr . tcp sport }} drop
+    ip6 daddr != @eip6 return
+    ip6 daddr . ip6 saddr . tcp sport @young6 drop
+    ip6 daddr . ip6 saddr . tcp sport @stray6 return
+    add @stray6 {{ ip6 daddr . ip6 saddr . tcp sport }} add @young6 {{ ip6 daddr . ip6 saddr . tcp sport }} drop
+  }}
   chain prerouting {{
     type filter hook prerouting priority {PRIORITY}; policy accept;
     ip daddr @eip4 jump guard
@@ -54,6 +77,11 @@ def whole(state: KernelState) -> str:
     """The transaction that makes the table be exactly this, whatever it was."""
     sets = "".join(
         f"  set eip{f} {{ type ipv{f}_addr; }}\n  set served{f} {{ type ipv{f}_addr . inet_proto . inet_service; }}\n"
+        + "".join(
+            f"  set {name}{f} {{ type ipv{f}_addr . ipv{f}_addr . inet_service; flags dynamic,timeout; "
+            f"timeout {ms}ms; size {STRAYS}; }}\n"
+            for name, ms in (("young", YOUNG_MS), ("stray", STRAY_MS))
+        )
         for f in (4, 6)
     )
     fresh = f"table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{_CHAINS}}}\n"

@@ -36,17 +36,18 @@ class _Child:
 
 
 class _Echoes:
-    def __init__(self, host: "SimulatedHost", answered: Callable[[str], None]) -> None:
+    def __init__(self, host: "SimulatedHost", answered: Callable[[set[str]], None]) -> None:
         self._host, self._answered = host, answered
 
-    def send(self, address: str) -> bool:
+    def ask(self, addresses: tuple[str, ...]) -> list[str]:
         network, machine = self._host.network, self._host.machine
-        target = network.machines[address]
-        if network.open(machine, target):  # an echo that finds no way is lost: nobody retransmits it
-            asyncio.get_running_loop().call_later(
-                2 * network.latency(machine, target), self._answered, address, context=self._host.process.context
-            )
-        return True
+        loop = asyncio.get_running_loop()
+        for address in addresses:
+            target = network.machines[address]
+            if network.open(machine, target):  # an echo that finds no way is lost: nobody retransmits it
+                way = 2 * network.latency(machine, target)
+                loop.call_later(way, self._answered, {address}, context=self._host.process.context)
+        return []
 
     def collect(self) -> None:
         """Answers come by themselves."""
@@ -132,7 +133,7 @@ class SimulatedHost:
         self.network.listen(self.machine, port, self.process, accept)
         return _Listening(self.machine, port)
 
-    def echoes(self, answered: Callable[[str], None]) -> Echoes:
+    def echoes(self, answered: Callable[[set[str]], None]) -> Echoes:
         return _Echoes(self, answered)
 
     async def healthy(self, address: str, port: int, path: str) -> bool:

@@ -5,6 +5,7 @@ is on the nodes' LAN and is given a route to each EIP over the one node that is 
 """
 
 import json
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.lab import cluster, nodes, topology
 from tests.lab.cluster import service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply
-from tests.lab.shell import PYTHON, inside, until
+from tests.lab.shell import PREFIX, PYTHON, inside, until
 from tests.lab.topology import NODES, lan
 
 UNSERVED = 81
@@ -78,6 +79,34 @@ class TestFromTheNode:
             assert probe(where, "tcp", eip) == "served", where
             assert probe(where, "tcp", eip, UNSERVED) == "refused", where
             assert probe(where, "udp", eip) == "served", where
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=["v4", "v6"])
+def test_a_connection_outlives_a_moment_on_the_wrong_node_and_is_reset_when_it_stays_there(eips, family):
+    """What a router does whose next hops change one by one (docs/adr/0010)."""
+    eip = eips["Local"][family]
+    command = ["ip", "netns", "exec", f"{PREFIX}controlplane", str(PYTHON), "-m", "tests.lab.probe", "talk", eip, "80"]
+    via("node1", eip)
+    talk = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask() -> None:
+        talk.stdin.write("\n")
+        talk.stdin.flush()
+
+    def answer() -> str:
+        return talk.stdout.readline().strip()
+
+    with talk:
+        assert answer() == "open"
+        ask()
+        assert answer() == "served"
+        via("node2", eip)
+        ask()
+        via("node1", eip)
+        assert answer() == "served", "sent again, to its own node"
+        via("node2", eip)
+        ask()
+        assert answer() == "refused", "a reset, not silence"
 
 
 def test_the_node_itself_still_answers_on_its_own_address(eips):

@@ -147,7 +147,7 @@ def start_controllers() -> None:
     )
 
 
-def start_all() -> None:
+def start_all(controllers: bool = True) -> None:
     """Bring the control plane up, ready to serve."""
     STATE.mkdir(parents=True, exist_ok=True)
     _certificates()
@@ -156,4 +156,5 @@ def start_all() -> None:
     start_apiserver()
     ready = lambda: "ok" in kubectl("get", "--raw", "/readyz", check=True)  # noqa: E731
     until("the API server (build/lab/log/kube-apiserver.log)", ready, 60)
-    start_controllers()
+    if controllers:
+        start_controllers()

@@ -1,6 +1,7 @@
 """One attempt to reach an address, told in one word: served, refused, silent or unreachable.
 
-`probe tcp|udp|ping ADDRESS [PORT]`, run inside the namespace that tries.
+`probe tcp|udp|ping ADDRESS [PORT]`, run inside the namespace that tries. `probe talk ADDRESS PORT` opens a connection
+and makes an attempt over it for every line that it reads.
 """
 
 import errno
@@ -33,9 +34,18 @@ def ping(address: str, _: int) -> str:
     return "refused" if b"nreachable" in done.stdout else "silent"
 
 
+def talk(address: str, port: int) -> str:
+    with socket.create_connection((address, port), timeout=WAIT_S) as connection:
+        print("open", flush=True)
+        for _ in sys.stdin:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
+            print("served" if connection.recv(4096) else "refused", flush=True)
+    return "closed"
+
+
 def probe(kind: str, address: str, port: int = 0) -> str:
     try:
-        return {"tcp": tcp, "udp": udp, "ping": ping}[kind](address, port)
+        return {"tcp": tcp, "udp": udp, "ping": ping, "talk": talk}[kind](address, port)
     except ConnectionError:
         return "refused"
     except TimeoutError:

@@ -6,15 +6,13 @@ from porter_ha.core.liveness import MISSES, REJOIN_S, Liveness
 def liveness(*names):
     made = Liveness()
     made.set_nodes(names or ["a", "b", "c", "d"])
-    for name in made.nodes:
-        made.answered(name, 0.0)
+    made.answered(set(made.nodes), 0.0)
     return made
 
 
 def miss(made, *names, times=MISSES):
     for _ in range(times):
-        for name in names:
-            made.missed(name)
+        made.missed(names)
 
 
 def test_four_misses_here_and_at_one_more():
@@ -37,7 +35,7 @@ def test_an_observer_that_hears_nobody_decides_nothing_unless_it_is_the_only_one
 def test_an_answer_between_starts_the_count_anew():
     made = liveness()
     miss(made, "a", times=3)
-    made.answered("a", 1.0)
+    made.answered({"a"}, 1.0)
     miss(made, "a", times=3)
     assert made.silent() == frozenset()
 
@@ -51,8 +49,8 @@ def test_more_than_half_silent_at_once_is_our_own_fault_even_if_one_is_noticed_f
     miss(made, "b", "c", times=1)
     assert made.judge({"x": frozenset({"a", "b", "c"})}, 1.0) == frozenset()
     assert made.holding
-    made.answered("b", 2.0)
-    made.answered("c", 2.0)
+    made.answered({"b"}, 2.0)
+    made.answered({"c"}, 2.0)
     assert made.judge({"x": frozenset({"a"})}, 2.0) == {"a"}
 
 
@@ -62,7 +60,7 @@ def test_a_node_comes_back_after_a_while_of_answers_and_later_each_time():
     for patience in (REJOIN_S, 2 * REJOIN_S, 4 * REJOIN_S):
         miss(made, "a")
         assert made.judge({"x": frozenset({"a"})}, now) == {"a"}
-        made.answered("a", now)
+        made.answered({"a"}, now)
         assert made.judge({"x": frozenset()}, now + patience - 0.1) == {"a"}
         now += patience
         assert made.judge({"x": frozenset()}, now) == frozenset()

@@ -1,0 +1,1 @@
+"""Load and measurements: Service churn under locust, benchmarks against the limit of the API server, plots."""

@@ -1,0 +1,107 @@
+"""What is measured of a controller: how soon, how many, and at what cost. Times in seconds unless a name says ms."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from loadtest import place
+from loadtest.world import Seen, create, delete, in_parallel
+from porter_ha.kube.client import Client
+
+BETWEEN_S = 0.02
+PATIENCE_S = 240.0
+SETTLE_S = 1.0
+
+
+def percentile(values: Iterable[float], p: float) -> float:
+    """The p-th percentile, in milliseconds, of durations in seconds."""
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(p / 100 * len(ordered)))] * 1e3, 2)
+
+
+class Single(msgspec.Struct):
+    """One Service after another: from the request to its EIP in status, and to the router's kernel."""
+
+    count: int
+    assign_p50_ms: float
+    fib_p50_ms: float
+    fib_p99_ms: float
+
+
+class Burst(msgspec.Struct):
+    """Many Services at once. `after_last_create_s` is from when the last request was answered to the last route."""
+
+    count: int
+    create_s: float
+    assigned: int
+    unique: int
+    routed: int
+    assign_rate: float
+    assign_p50_ms: float
+    assign_p99_ms: float
+    after_last_create_s: float
+    fib_p99_ms: float
+    cpu_ms_per_service: float
+
+
+async def single(client: Client, count: int, hops: int) -> Single:
+    names = [f"one-{i:04}" for i in range(count)]
+    asked: dict[str, float] = {}
+    async with Seen(client, hops) as seen:
+        for name in names:
+            asked[name] = await create(client, name)
+            await seen.until_routed([name], 20)
+            await asyncio.sleep(BETWEEN_S)
+        assigned = [seen.assigned[n] - asked[n] for n in names]
+        routed = [seen.routed[seen.eip[n]] - asked[n] for n in names if seen.eip[n] in seen.routed]
+        await _clear(client, seen, names)
+    return Single(len(routed), percentile(assigned, 50), percentile(routed, 50), percentile(routed, 99))
+
+
+async def burst(client: Client, count: int, hops: int, processes: Iterable[str], *, routed: bool = True) -> Burst:
+    """`processes` are the controller's, whose processor time is taken; without `routed` only EIPs are waited for."""
+    names = [f"burst-{i:05}" for i in range(count)]
+    asked: dict[str, float] = {}
+    daemons = list(processes)
+
+    async def one(name: str) -> None:
+        asked[name] = await create(client, name)
+
+    async with Seen(client, hops) as seen:
+        before = sum(place.cpu_s(daemon) for daemon in daemons)
+        began = time.perf_counter()
+        await in_parallel(one(name) for name in names)
+        created = time.perf_counter()
+        await seen.until_assigned(names, PATIENCE_S)
+        if routed:
+            await seen.until_routed(names, PATIENCE_S)
+        await asyncio.sleep(SETTLE_S)  # what a controller still does for them is part of their cost
+        cpu = sum(place.cpu_s(daemon) for daemon in daemons) - before
+        done = [n for n in names if n in seen.eip]
+        in_fib = [n for n in done if seen.eip[n] in seen.routed]
+        last = max((seen.assigned[n] for n in done), default=created)
+        last_route = max((seen.routed[seen.eip[n]] for n in in_fib), default=created)
+        waits = [seen.assigned[n] - asked[n] for n in done] or [0.0]
+        found = Burst(
+            count=count,
+            create_s=round(created - began, 3),
+            assigned=len(done),
+            unique=len({seen.eip[n] for n in done}),
+            routed=len(in_fib),
+            assign_rate=round(len(done) / (last - began), 1),
+            assign_p50_ms=percentile(waits, 50),
+            assign_p99_ms=percentile(waits, 99),
+            after_last_create_s=round(last_route - created, 3),
+            fib_p99_ms=percentile([seen.routed[seen.eip[n]] - asked[n] for n in in_fib] or [0.0], 99),
+            cpu_ms_per_service=round(cpu / count * 1e3, 3),
+        )
+        await _clear(client, seen, names)
+    return found
+
+
+async def _clear(client: Client, seen: Seen, names: list[str]) -> None:
+    held = [seen.eip[n] for n in names if n in seen.eip and seen.eip[n] in seen.routed]
+    await in_parallel(delete(client, name) for name in names)
+    await seen.until_gone(held, PATIENCE_S)

@@ -1,0 +1,174 @@
+"""The cluster of a benchmark: control plane, BIRD, replicas of a controller, and as many nodes as are wanted.
+
+Nodes are one namespace that owns all their addresses and answers for them: they live and cost nothing. There is no
+kube-proxy and no node agent: on one machine they would only take processor time from what is measured, on a cluster
+they run elsewhere. The API server is the lab's, with one difference: no controllers, the load writes EndpointSlices.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from porter_ha.kube.client import MERGE, Client
+from porter_ha.model.access import Access
+from tests.lab import cluster, controlplane, nodes, routers, topology
+from tests.lab.controlplane import apply, kubectl
+from tests.lab.shell import PIDS as RECORDS
+from tests.lab.shell import PREFIX, PYTHON, run, session_pids, start, stop, until
+from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, batch, lan
+
+FARM, FARM_ADDRESS, FARM_NET, FARM_GATEWAY = "farm", "10.79.0.30", "10.78.0.0/16", "10.78.255.254"
+NAMESPACE = "bench"
+POOL = "10.128.0.0/12"
+ROUTER = "router2"
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def access() -> Access:
+    """The lab's admin, from this machine."""
+    return Access(controlplane.HOST_SERVER, str(controlplane.PKI / "ca.crt"), "", "", "Bearer lab-admin", True)
+
+
+def node_name(number: int) -> str:
+    return f"n{number:04}"
+
+
+def node_address(number: int) -> str:
+    return f"10.78.{number >> 8}.{number & 255}"
+
+
+def up() -> None:
+    """Control plane and router, without any controller."""
+    cluster.down()
+    topology.create()
+    _add_farm()
+    controlplane.start_all(controllers=False)
+    kubectl("apply", "-f", str(cluster.MANIFESTS / "rbac.yaml"), "-f", str(cluster.CRDS))
+    kubectl("apply", "-f", "-", stdin=run(nodes.PORTER, "fence"))
+    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
+    kubectl("create", "namespace", NAMESPACE)
+    apply(
+        {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "BgpConf", "metadata": {"name": "default"},
+         "spec": {"as": OUR_AS}},
+        {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "BgpPeer", "metadata": {"name": "bird"},
+         "spec": {"conf": {"peerAs": ROUTER_AS, "neighborAddress": lan(ROUTER)[0]}}},
+        {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "Eip", "metadata": {"name": "bench"},
+         "spec": {"address": POOL}},
+    )  # fmt: skip
+    routers.start_bird()
+
+
+def down() -> None:
+    cluster.down()
+
+
+def _add_farm() -> None:
+    batch([f"netns add {PREFIX}{FARM}"])
+    batch([f"link add eth0 netns {PREFIX}{FARM} type veth peer name {FARM} netns {PREFIX}lan"])
+    batch([f"link set {FARM} master br0 up"], "lan")
+    lines = ["link set lo up", f"addr add {FARM_ADDRESS}/24 dev eth0", "link set eth0 up"]
+    batch([*lines, f"route add local {FARM_NET} dev lo"], FARM)
+    for node in NODES:
+        batch([f"route add {FARM_NET} via {FARM_ADDRESS}"], node)
+    batch([f"addr add {FARM_GATEWAY}/16 dev eth0"], ROUTER)  # next hops must be on a net of the router's
+
+
+async def set_nodes(client: Client, count: int) -> None:
+    """Make this many nodes, Ready, and remove those that were more."""
+    numbers = range(1, count + 1)
+    have = set(kubectl("get", "nodes", "-o", "name").split())
+    from loadtest.world import in_parallel
+
+    async def make(number: int) -> None:
+        name = node_name(number)
+        if f"node/{name}" not in have:
+            await client.request("POST", "/api/v1/nodes", {"metadata": {"name": name}})
+        status = {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": node_address(number)}],
+        }
+        await client.request("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, content_type=MERGE)
+
+    async def remove(name: str) -> None:
+        await client.request("DELETE", f"/api/v1/nodes/{name}")
+
+    await in_parallel(make(number) for number in numbers)
+    wanted = {f"node/{node_name(number)}" for number in numbers}
+    await in_parallel(remove(name.removeprefix("node/")) for name in sorted(have - wanted))
+
+
+# --- controllers -----------------------------------------------------------------------------------------------
+
+
+def start_porter(replicas: int = 1, shards: int = 1) -> None:
+    """Replicas of the manager; until one leads and all are connected."""
+    for node in NODES[:replicas]:
+        nodes.start_manager(node, shards)
+    until("a leader", nodes.leader, 60)
+    until("sessions", lambda: all(cluster.sessions_up(node, 1) for node in NODES[:replicas]), 60)
+
+
+def stop_porter() -> None:
+    for node in NODES:
+        stop(f"{node}-manager", signal.SIGKILL)
+
+
+def start_bare() -> None:
+    """The bare client that only writes statuses: the limit of this machine."""
+    start("bare", [str(PYTHON), "-m", "loadtest.bare"], "node1")
+
+
+def stop_bare() -> None:
+    stop("bare", signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def controller(name: str, command: str = "", replicas: int = 1) -> Iterator[list[str]]:
+    """`porter`, `bare`, or any other by its command (run in node1's namespace with KUBECONFIG set). Gives the names of
+    its processes."""
+    if name == "porter":
+        start_porter(replicas)
+        names = [f"{node}-manager" for node in NODES[:replicas]]
+    elif name == "bare":
+        start_bare()
+        names = ["bare"]
+    else:
+        start(name, shlex.split(command), "node1", {"KUBECONFIG": str(controlplane.kubeconfig("admin"))})
+        names = [name]
+    try:
+        yield names
+    finally:
+        for one in names:
+            stop(one, signal.SIGKILL)
+
+
+# --- what processes cost ---------------------------------------------------------------------------------------
+
+
+def pids(name: str) -> list[int]:
+    """The processes of a daemon, without the wrapper that starts it again."""
+    leader = int((RECORDS / name).read_text())
+    found = session_pids(leader)
+    return [pid for pid in found if "respawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def cpu_s(name: str) -> float:
+    """Processor time that a daemon has used so far, with its children."""
+    total = 0
+    for pid in pids(name):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS_PER_S
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """(proportional set size, resident set size) of a process: shared pages counted once, and counted whole."""
+    found = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        key, _, rest = line.partition(":")
+        found[key] = int(rest.split()[0]) / 1024
+    return found["Pss"], found["Rss"]
