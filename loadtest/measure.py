@@ -11,7 +11,7 @@ from loadtest.world import Seen, create, delete, in_parallel
 from porter_ha.kube.client import Client
 
 BETWEEN_S = 0.02
-PATIENCE_S = 240.0
+PATIENCE_S = 120.0
 SETTLE_S = 1.0
 
 

@@ -118,7 +118,7 @@ def stop_porter() -> None:
 
 def start_bare() -> None:
     """The bare client that only writes statuses: the limit of this machine."""
-    start("bare", [str(PYTHON), "-m", "loadtest.bare"], "node1")
+    start("bare", [str(PYTHON), "-m", "loadtest.bare"])
 
 
 def stop_bare() -> None:

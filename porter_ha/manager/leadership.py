@@ -20,6 +20,7 @@ from porter_ha.core.reconciler import Reconciler
 from porter_ha.kube import paths
 from porter_ha.kube.client import MERGE, ApiError, Client, Unreachable
 from porter_ha.kube.term import TermStore
+from porter_ha.kube.watch import Change, Watch
 from porter_ha.manager.bgp_door import BgpDoor
 from porter_ha.manager.elector import Elector
 from porter_ha.manager.host import Host
@@ -70,6 +71,7 @@ class Leadership:
         self._live, self._settle, self._pump = live, settle, pump
         self._silent, self._out, self._peers = silent, out, peers
         self._terms = TermStore(client)
+        self._terms_watch = Watch(client, paths.TERMS, self._terms_changed)
         self.elector = Elector(client, settings.namespace, lease, host.now, self._terms.read, self._changed)
         address = next(iter(settings.addresses), "")
         self.link = Link(host, client, settings.namespace, address, settings.link_port, self.beat, self._heard)
@@ -81,6 +83,7 @@ class Leadership:
         self._barrier = ""
         self._barrier_event = asyncio.Event()
         self._takeover: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
 
     # -- what others see of us
 
@@ -122,6 +125,7 @@ class Leadership:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.elector.run(), name="elector")
             group.create_task(self.link.run(), name="link")
+            group.create_task(self._terms_watch.run(), name="terms watch")
 
     async def farewell(self) -> None:
         """Stop for good, make before break: release the Lease, wait until a successor has announced and the linger is
@@ -245,6 +249,22 @@ class Leadership:
             log("the Term is ahead of the Lease: beginning a later one", epoch=epoch, newest=newest)
             self.elector.election.abandon(newest)
             self.elector.wake()
+
+    def _terms_changed(self, changes: list[Change]) -> None:
+        """A Term that somebody deleted fences nobody: put it back."""
+        gone = any(change.kind == "DELETED" and change.name == names.TERM_NAME for change in changes)
+        if gone and self.acting_epoch and (self._restoring is None or self._restoring.done()):
+            self._restoring = asyncio.create_task(self._restore_term(self.acting_epoch), name="restore term")
+
+    async def _restore_term(self, epoch: int) -> None:
+        while self._leads(epoch):
+            try:
+                await self._raise_term(epoch)
+                log("the Term was deleted; it is back", epoch=epoch)
+                return
+            except (ApiError, Unreachable) as error:
+                log("the Term was deleted and is not back yet", epoch=epoch, error=str(error))
+                await asyncio.sleep(RETRY_S)
 
     async def _pass_barrier(self, epoch: int) -> None:
         """Write a token where our own Service watch will show it: then all older writes have been shown too."""

@@ -1,8 +1,8 @@
 """The fence in the API (design 2.1): an admission policy that refuses a status write of a term that is over.
 
 The API server itself compares the epoch in the written Service with the Term object, so a leader that was frozen in the
-middle of a request does no harm when it thaws. Writers other than our own service account never match. It fails
-closed: without a Term our own writes are refused, and nobody else's.
+middle of a request does no harm when it thaws. Writers other than our own service account never match. Without a Term
+there is no fence (docs/adr/0011): the leader puts it back at once.
 """
 
 from typing import Any
@@ -60,7 +60,7 @@ def policy(service_account: str) -> list[dict[str, Any]]:
             "spec": {
                 "policyName": FENCE_NAME,
                 "validationActions": ["Deny"],
-                "paramRef": {"name": TERM_NAME, "parameterNotFoundAction": "Deny"},
+                "paramRef": {"name": TERM_NAME, "parameterNotFoundAction": "Allow"},
             },
         },
     ]

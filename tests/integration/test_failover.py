@@ -82,6 +82,15 @@ def test_the_api_server_refuses_a_stale_term(eip):
         kubectl("patch", "term", "porter-ha", "--type=merge", "-p", json.dumps({"spec": {"epoch": epoch - 1}}))
 
 
+def test_a_deleted_term_blocks_nobody_and_is_put_back(eip):
+    """Another controller's status write while there is no Term, and the fence again after it (docs/adr/0011)."""
+    epoch = int(lease()["leaseTransitions"])
+    kubectl("delete", "term", "porter-ha")
+    assert '"kind": "Service"' in write_as("admin", "0")
+    until("the Term again", lambda: int(get("term", "porter-ha")["spec"]["epoch"]) == epoch, 10)
+    until("the fence again", lambda: "is over" in write_as("manager", str(epoch - 1)), 10)
+
+
 def test_a_lost_lease_is_rebuilt_above_the_term(eip):
     """All replicas gone and the Lease deleted: the epoch still does not fall."""
     epoch = int(get("term", "porter-ha")["spec"]["epoch"])
