@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import msgspec
 
 from loadtest import place
-from loadtest.world import Seen, create, delete, in_parallel
+from loadtest.place import in_parallel
+from loadtest.world import Seen, create, delete, service
+from porter_ha.kube import paths
 from porter_ha.kube.client import Client
 
 BETWEEN_S = 0.02
@@ -28,6 +30,20 @@ class Single(msgspec.Struct):
     assign_p50_ms: float
     fib_p50_ms: float
     fib_p99_ms: float
+
+
+class Assignment(msgspec.Struct):
+    """Many Services without endpoints: EIPs only. `rate` is Services a second, first request to last EIP."""
+
+    count: int
+    assigned: int
+    unique: int
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    after_last_create_s: float
+    cpu_ms_per_service: float
+    apiserver_ms_per_service: float
 
 
 class Burst(msgspec.Struct):
@@ -58,6 +74,40 @@ async def single(client: Client, count: int, hops: int) -> Single:
         routed = [seen.routed[seen.eip[n]] - asked[n] for n in names if seen.eip[n] in seen.routed]
         await _clear(client, seen, names)
     return Single(len(routed), percentile(assigned, 50), percentile(routed, 50), percentile(routed, 99))
+
+
+async def assignment(client: Client, count: int, processes: Iterable[str], at_once: int = 64) -> Assignment:
+    names = [f"assign-{i:05}" for i in range(count)]
+    asked: dict[str, float] = {}
+    daemons = list(processes)
+
+    async def one(name: str) -> None:
+        asked[name] = time.perf_counter()
+        await client.request("POST", paths.services(place.NAMESPACE), service(name))
+
+    async with Seen(client, 1) as seen:
+        before, server = sum(place.cpu_s(daemon) for daemon in daemons), place.cpu_s("kube-apiserver")
+        began = time.perf_counter()
+        await in_parallel((one(name) for name in names), at_once)
+        created = time.perf_counter()
+        await seen.until_assigned(names, PATIENCE_S)
+        cpu, server = sum(place.cpu_s(d) for d in daemons) - before, place.cpu_s("kube-apiserver") - server
+        done = [n for n in names if n in seen.eip]
+        last = max((seen.assigned[n] for n in done), default=created)
+        waits = [seen.assigned[n] - asked[n] for n in done] or [0.0]
+        unique = len({seen.eip[n] for n in done})
+        await _clear(client, seen, names)
+    return Assignment(
+        count=count,
+        assigned=len(done),
+        unique=unique,
+        rate=round(len(done) / (last - began), 1),
+        p50_ms=percentile(waits, 50),
+        p99_ms=percentile(waits, 99),
+        after_last_create_s=round(last - created, 3),
+        cpu_ms_per_service=round(cpu / count * 1e3, 3),
+        apiserver_ms_per_service=round(server / count * 1e3, 3),
+    )
 
 
 async def burst(client: Client, count: int, hops: int, processes: Iterable[str], *, routed: bool = True) -> Burst:

@@ -5,12 +5,14 @@ kube-proxy and no node agent: on one machine they would only take processor time
 they run elsewhere. The API server is the lab's, with one difference: no controllers, the load writes EndpointSlices.
 """
 
+import asyncio
 import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from porter_ha.kube.client import MERGE, Client
 from porter_ha.model.access import Access
@@ -24,6 +26,7 @@ FARM, FARM_ADDRESS, FARM_NET, FARM_GATEWAY = "farm", "10.79.0.30", "10.78.0.0/16
 NAMESPACE = "bench"
 POOL = "10.128.0.0/12"
 ROUTER = "router2"
+AT_ONCE = 32
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -38,6 +41,19 @@ def node_name(number: int) -> str:
 
 def node_address(number: int) -> str:
     return f"10.78.{number >> 8}.{number & 255}"
+
+
+async def in_parallel(work: Iterable[Coroutine[Any, Any, None]], most: int = AT_ONCE) -> None:
+    """All of it, at most `most` at once. Raises what any of it raises."""
+    waiting = iter(work)
+
+    async def some() -> None:
+        for one in waiting:
+            await one
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(most):
+            group.create_task(some())
 
 
 def up() -> None:
@@ -80,7 +96,6 @@ async def set_nodes(client: Client, count: int) -> None:
     """Make this many nodes, Ready, and remove those that were more."""
     numbers = range(1, count + 1)
     have = set(kubectl("get", "nodes", "-o", "name").split())
-    from loadtest.world import in_parallel
 
     async def make(number: int) -> None:
         name = node_name(number)

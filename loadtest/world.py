@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from typing import Any, Self
 
 import msgspec
@@ -16,21 +16,7 @@ from porter_ha.model import names
 from porter_ha.model.objects import Service
 from tests.lab.shell import PREFIX
 
-AT_ONCE = 32
 LOOK_S = 0.02
-
-
-async def in_parallel(work: Iterable[Coroutine[Any, Any, None]], most: int = AT_ONCE) -> None:
-    """All of it, at most `most` at once. Raises what any of it raises."""
-    waiting = iter(work)
-
-    async def some() -> None:
-        for one in waiting:
-            await one
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(most):
-            group.create_task(some())
 
 
 def service(name: str, *, local: bool = False) -> dict[str, object]:

@@ -10,6 +10,7 @@ Must never: touch another table, rule or nftables table; leave an EIP local with
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,36 +21,38 @@ from porter_ha.config import AgentSettings
 from porter_ha.core import routes
 from porter_ha.core.backoff import Backoff
 from porter_ha.core.eligibility import node_view
-from porter_ha.core.routes import EMPTY, KernelState
-from porter_ha.kube import auth, paths
+from porter_ha.core.routes import EMPTY, Desired, KernelState, Served
+from porter_ha.kube import credentials, paths
 from porter_ha.kube.client import Client
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model.net import family_of
 from porter_ha.model.objects import Node, Service
-from porter_ha.netlink import guard, links
+from porter_ha.netlink import guard, links, nft
 from porter_ha.netlink.fib import Fib, KernelRefused
+from porter_ha.netlink.nft import NftFailed
 from porter_ha.netlink.wire import Route
 from porter_ha.obs.http import Details, serve
 from porter_ha.obs.log import bind, log
 from porter_ha.obs.metrics import Sample
 
-TOKEN_PERIOD_S = 60.0
 TOGETHER_S = 0.1
 
 
 class Agent:
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
-        self._services: dict[str, KernelState] = {}
+        self._desired = Desired()
         self._sources: dict[int, str] = {}
-        self._actual: KernelState | None = None
+        self._known = False  # whether the next two say what the kernel holds
         self._programmed: dict[str, Route] = {}
+        self._served: set[Served] = set()
         self._dirty = asyncio.Event()
         self._drifted = False
         self._ready = False
         self._ipvs = False
         self._loopback = links.loopback()
         self.counts = {"full": 0, "diff": 0, "drift": 0}
+        self.seconds = {"full": 0.0, "diff": 0.0}
         self._service_decoder = msgspec.json.Decoder(Service)
         self._node_decoder = msgspec.json.Decoder(Node)
 
@@ -65,10 +68,7 @@ class Agent:
                 except msgspec.DecodeError as error:
                     log("cannot read Service", service=change.key, error=str(error))
                     continue
-            if state == EMPTY:
-                self._services.pop(change.key, None)
-            else:
-                self._services[change.key] = state
+            self._desired.set(change.key, state)
         self._dirty.set()
 
     def node_changed(self, changes: list[Change]) -> None:
@@ -104,52 +104,54 @@ class Agent:
                 self._ready = True
                 backoff.reset()
                 await asyncio.sleep(TOGETHER_S)  # what changes meanwhile is programmed together
-            except (OSError, TimeoutError, KernelRefused, guard.NftFailed) as error:
-                self._ready, self._actual = False, None
+            except (OSError, TimeoutError, KernelRefused, NftFailed) as error:
+                self._ready = self._known = False
                 log("programming failed", error=str(error))
                 await asyncio.sleep(backoff.next())
                 self._dirty.set()
 
     async def _sync(self, fib: Fib) -> None:
-        desired = routes.union(self._services.values())
-        self._ipvs = links.ipvs()
-        if self._ipvs:
-            desired = EMPTY
-        desired = KernelState(
-            frozenset(e for e in desired.eips if family_of(e) in self._sources),
-            frozenset(s for s in desired.served if family_of(s[0]) in self._sources),
-        )
-        if self._drifted or self._actual is None:
-            await self._sync_all(fib, desired)
+        ipvs = links.ipvs()
+        if ipvs != self._ipvs:
+            self._ipvs, self._drifted = ipvs, True
+        began = time.perf_counter()
+        if self._drifted or not self._known:
+            await self._sync_all(fib, EMPTY if ipvs else self._desired.whole(self._sources))
+            self.seconds["full"] += time.perf_counter() - began
             return
-        steps = routes.steps(self._actual, desired)
+        steps = self._desired.steps(self._programmed.keys(), self._served, () if ipvs else self._sources)
         if steps.empty:
             return
-        await guard.apply(guard.change(steps.guard_add, EMPTY))
+        self._known = False  # until all of it is done
+        await nft.apply(guard.change(steps.guard_add, EMPTY))
         await fib.program(self._route(e) for e in steps.route_add)
         await fib.unprogram(self._programmed[e] for e in steps.route_del)
-        await guard.apply(guard.change(EMPTY, steps.guard_del))
-        self._actual = desired
+        await nft.apply(guard.change(EMPTY, steps.guard_del))
         for eip in steps.route_del:
             del self._programmed[eip]
         self._programmed.update((e, self._route(e)) for e in steps.route_add)
+        self._served |= steps.guard_add.served
+        self._served -= steps.guard_del.served
+        self._known = True
         self.counts["diff"] += 1
+        self.seconds["diff"] += time.perf_counter() - began
 
     async def _sync_all(self, fib: Fib, desired: KernelState) -> None:
         """Mark and sweep: read what is ours in the kernel, and make it what is wanted."""
-        first, self._drifted = self._actual is None, False
+        first, self._drifted, self._known = not self.counts["full"], False, False
+        rules = asyncio.create_task(links.ensure_rules())  # beside the rest: it runs a process
         actual = await fib.read()
-        missing_rules = await asyncio.to_thread(links.ensure_rules)
         wanted = {self._route(eip) for eip in desired.eips}
         missing = sorted(wanted - set(actual), key=lambda r: r.eip)
         stale = sorted(set(actual) - wanted, key=lambda r: r.eip)
-        kept = {r.eip for r in wanted}
-        await guard.apply(guard.whole(KernelState(desired.eips | {r.eip for r in stale if r.eip}, desired.served)))
+        leaving = {r.eip for r in stale if r.eip} - desired.eips
+        await nft.apply(guard.whole(KernelState(desired.eips | leaving, desired.served)))
         await fib.program(missing)
-        await fib.unprogram(r for r in stale if r.eip and r.eip not in kept)
-        await guard.apply(guard.whole(desired))
-        self._actual = desired
-        self._programmed = {r.eip: r for r in wanted}
+        await fib.unprogram(r for r in stale if r.eip in leaving)
+        await nft.apply(guard.change(EMPTY, KernelState(frozenset(leaving))))
+        missing_rules = await rules
+        self._programmed, self._served = {r.eip: r for r in wanted}, set(desired.served)
+        self._known = True
         self.counts["full"] += 1
         if not first and (missing or stale or missing_rules):
             self.counts["drift"] += len(missing) + len(stale) + missing_rules
@@ -169,16 +171,18 @@ class Agent:
     def samples(self) -> Iterator[Sample]:
         yield Sample("agent_ready", self._ready)
         yield Sample("agent_routes", len(self._programmed))
-        yield Sample("agent_served_ports", len(self._actual.served) if self._actual else 0)
+        yield Sample("agent_served_ports", len(self._served))
         yield Sample("agent_syncs_total", self.counts["full"], ("full",))
         yield Sample("agent_syncs_total", self.counts["diff"], ("diff",))
+        for kind, spent in self.seconds.items():
+            yield Sample("agent_sync_seconds_total", spent, (kind,))
         yield Sample("agent_drift_total", self.counts["drift"])
 
 
 async def _serve(settings: AgentSettings) -> None:
     bind(process="agent", node=settings.node)
-    current = await auth.load(settings.kubeconfig)
-    async with Client(await current()) as client:
+    access = await credentials.read(settings.kubeconfig)
+    async with Client(access) as client:
         agent = Agent(settings)
         fib = Fib(agent.drift, agent.look)
         watches = [
@@ -192,13 +196,11 @@ async def _serve(settings: AgentSettings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
-        async def rotate() -> None:
-            while True:
-                await asyncio.sleep(TOKEN_PERIOD_S)
-                client.renew(await current())
-
         tasks = [asyncio.create_task(watch.run()) for watch in watches]
-        tasks += [asyncio.create_task(agent.run(fib, watches)), asyncio.create_task(rotate())]
+        tasks += [
+            asyncio.create_task(agent.run(fib, watches)),
+            asyncio.create_task(credentials.follow(settings.kubeconfig, access, client.renew)),
+        ]
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in (stopping, *tasks):
@@ -214,7 +216,7 @@ async def _remove() -> None:
     fib = Fib(lambda: None, lambda: None)
     await fib.unprogram(r for r in await fib.read() if r.eip)
     fib.close()
-    await asyncio.to_thread(links.remove_rules)
+    await links.remove_rules()
     await guard.remove()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from porter_ha.core.lease import LeaseSettings
-from porter_ha.kube import auth, paths
+from porter_ha.kube import credentials, paths
 from porter_ha.kube.client import Client
 from porter_ha.kube.lease import LeaseStore, seen
 from porter_ha.kube.watch import Change, Watch
@@ -12,8 +12,7 @@ from porter_ha.model import names
 
 async def hand_over(kubeconfig: str, namespace: str, timeout_s: float) -> tuple[str, str]:
     """(who led, who leads now); the latter is empty when nobody took over in time. Raises ApiError or Unreachable."""
-    current = await auth.load(kubeconfig)
-    async with Client(await current()) as client:
+    async with Client(await credentials.read(kubeconfig)) as client:
         store = LeaseStore(client, namespace, LeaseSettings(""))
         found = await store.read()
         before = found.record.holder if found is not None else ""

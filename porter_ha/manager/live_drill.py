@@ -9,7 +9,7 @@ import time
 
 import msgspec
 
-from porter_ha.kube import auth, paths
+from porter_ha.kube import credentials, paths
 from porter_ha.kube.client import Client
 from porter_ha.manager.handover import hand_over
 from porter_ha.model.objects import Service
@@ -73,8 +73,7 @@ async def planned_handover(
     kubeconfig: str, namespace: str, target: tuple[str, int] | None, timeout_s: float
 ) -> LiveResult:
     """Let another replica lead. Raises ApiError or Unreachable."""
-    current = await auth.load(kubeconfig)
-    async with Client(await current()) as client:
+    async with Client(await credentials.read(kubeconfig)) as client:
         held = await _eips(client)
         connections = _Connections(*target) if target else None
         traffic = asyncio.create_task(connections.run()) if connections else None

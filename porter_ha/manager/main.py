@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 
 from porter_ha.config import ManagerSettings
-from porter_ha.kube import auth
+from porter_ha.kube import credentials
 from porter_ha.kube.client import Client
 from porter_ha.manager.host import Linux
 from porter_ha.manager.replica import Replica
@@ -15,14 +15,11 @@ from porter_ha.obs.http import Details, serve
 from porter_ha.obs.log import bind, log
 from porter_ha.obs.metrics import Sample
 
-TOKEN_PERIOD_S = 60.0
-
 
 async def run(settings: ManagerSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
     bind(process="manager", node=settings.node)
-    current = await auth.load(settings.kubeconfig)
-    access = await current()
+    access = await credentials.read(settings.kubeconfig)
     async with Client(access) as client:
         replica = Replica(settings, Linux(), client, access)
         endpoint = await serve(
@@ -40,7 +37,7 @@ async def run(settings: ManagerSettings) -> None:
         serving = asyncio.create_task(replica.run(stop), name="replica")
         helpers = [
             asyncio.create_task(Reporter(replica, client).run(), name="reporter"),
-            asyncio.create_task(_rotate(current, replica), name="credentials"),
+            asyncio.create_task(credentials.follow(settings.kubeconfig, access, replica.renew), name="credentials"),
         ]
         await asyncio.wait([serving, *helpers], return_when=asyncio.FIRST_COMPLETED)
         for task in (*helpers, serving):
@@ -50,16 +47,6 @@ async def run(settings: ManagerSettings) -> None:
         for result in results:
             if isinstance(result, Exception):
                 raise result
-
-
-async def _rotate(current: auth.Current, replica: Replica) -> None:
-    known = await current()
-    while True:
-        await asyncio.sleep(TOKEN_PERIOD_S)
-        access = await current()
-        if access != known:
-            known = access
-            replica.renew(access)
 
 
 def readiness(replica: Replica) -> tuple[bool, Details]:

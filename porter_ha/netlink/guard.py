@@ -10,15 +10,15 @@ connection that this node does not know came here because a router's next hops w
 connection. For YOUNG_MS such segments are dropped; the sender repeats them and mostly finds its own node again. What
 still arrives here after that is let through, to be reset.
 
-`nft` is the interface that nftables promises to keep. Each call is one transaction: all or nothing.
+What this module says is text for nft.py, one transaction at a time: all or nothing.
 """
 
-import asyncio
 from collections.abc import Iterable
 
 from porter_ha.core.routes import KernelState
 from porter_ha.model.names import NFT_TABLE
 from porter_ha.model.net import V4, family_of
+from porter_ha.netlink import nft
 
 PRIORITY = -90
 BEFORE_DNAT = -150  # after connection tracking
@@ -56,10 +56,6 @@ _CHAINS = f"""
 """
 
 
-class NftFailed(Exception):
-    """nft refused a transaction, in its own words."""
-
-
 def _lines(verb: str, state: KernelState) -> Iterable[str]:
     eips: dict[str, list[str]] = {"4": [], "6": []}
     served: dict[str, list[str]] = {"4": [], "6": []}
@@ -93,18 +89,6 @@ def change(add: KernelState, remove: KernelState) -> str:
     return "\n".join([*_lines("add", add), *_lines("delete", remove)])
 
 
-async def apply(transaction: str) -> None:
-    """Carry a transaction out. Raises NftFailed, or OSError when there is no `nft` to run."""
-    if not transaction:
-        return
-    process = await asyncio.create_subprocess_exec(
-        "nft", "-f", "-", stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    _, complaint = await process.communicate(transaction.encode())
-    if process.returncode:
-        raise NftFailed(complaint.decode("utf-8", "replace").strip())
-
-
 async def remove() -> None:
     """Take our table away, and no other."""
-    await apply(f"table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")
+    await nft.apply(f"table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\n")

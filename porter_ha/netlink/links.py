@@ -1,43 +1,10 @@
-"""Links and rules by pyroute2 (its only importer): few, rare, and best left to a library.
+"""Links of this node, and the process that keeps our rules (rules.py)."""
 
-pyroute2 brings a loop of its own, so callers on uvloop use a thread.
-"""
-
+import asyncio
 import socket
+import sys
 
-from pyroute2 import IPRoute
-
-from porter_ha.model.names import IPVS_LINK, ROUTE_PROTOCOL, ROUTE_TABLE, RULE_PRIORITY
-
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_RULE = {"priority": RULE_PRIORITY, "table": ROUTE_TABLE}
-
-
-def ensure_rules() -> int:
-    """Make `from all lookup 4790` exist once per family. Returns how many were missing. Raises NetlinkError."""
-    missing = 0
-    with IPRoute() as kernel:
-        for family in _FAMILIES:
-            if not _ours(kernel, family):
-                kernel.rule("add", family=family, action="to_tbl", protocol=ROUTE_PROTOCOL, **_RULE)
-                missing += 1
-    return missing
-
-
-def remove_rules() -> None:
-    """Take our rules away, and no other."""
-    with IPRoute() as kernel:
-        for family in _FAMILIES:
-            for _ in _ours(kernel, family):
-                kernel.rule("del", family=family, **_RULE)
-
-
-def _ours(kernel: IPRoute, family: int) -> list[object]:
-    return [
-        rule
-        for rule in kernel.get_rules(family=family)
-        if rule.get_attr("FRA_PRIORITY") == RULE_PRIORITY and rule.get_attr("FRA_TABLE") == ROUTE_TABLE
-    ]
+from porter_ha.model.names import IPVS_LINK
 
 
 def loopback() -> int:
@@ -52,3 +19,25 @@ def ipvs() -> bool:
     except OSError:
         return False
     return True
+
+
+async def ensure_rules() -> int:
+    """Make `from all lookup 4790` exist once per family. Returns how many were missing. Raises OSError."""
+    return int(await _rules("ensure"))
+
+
+async def remove_rules() -> None:
+    """Take our rules away, and no other. Raises OSError."""
+    await _rules("remove")
+
+
+async def _rules(word: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "porter_ha.netlink.rules", word),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, complaint = await process.communicate()
+    if process.returncode:
+        raise OSError(f"rules: {complaint.decode('utf-8', 'replace').strip().rpartition(chr(10))[2]}")
+    return said.decode()

@@ -43,6 +43,7 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "agent_routes": ("gauge", "EIPs that the agent has programmed.", ()),
     "agent_served_ports": ("gauge", "(EIP, protocol, port) that the guard lets through.", ()),
     "agent_syncs_total": ("counter", "Programmings of the kernel, by kind.", ("kind",)),
+    "agent_sync_seconds_total": ("counter", "Time spent on them, by kind.", ("kind",)),
     "agent_drift_total": ("counter", "Differences found in the kernel that the agent had not made.", ()),
     "agent_ready": ("gauge", "1 while the kernel holds what the cluster wants.", ()),
 }

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from porter_ha.kube import auth
+from porter_ha.kube import credentials
 from porter_ha.kube.client import MERGE, STRATEGIC, ApiError, Client, Unreachable
 from porter_ha.kube.watch import Change, Watch
 
@@ -111,8 +111,7 @@ class Kubelet:
 
 
 async def main(kubeconfig: str, node: str, addresses: list[str]) -> None:
-    current = await auth.load(kubeconfig)
-    async with Client(await current()) as client:
+    async with Client(await credentials.read(kubeconfig)) as client:
         await Kubelet(client, node, addresses).run()
 
 
