@@ -187,3 +187,7 @@ def memory_mb(pid: int) -> tuple[float, float]:
         key, _, rest = line.partition(":")
         found[key] = int(rest.split()[0]) / 1024
     return found["Pss"], found["Rss"]
+
+
+def process_name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -46,9 +46,11 @@ class Shard:
             known=self._state.service,
             recorded=self._recorded,
             undone=lambda key: channel.send(Undone([key])),
+            finished=self._finished,
             count=self._count,
         )
         self._filled = False
+        self._leaving: set[str] = set()
 
     async def handle(self, frame: FromManager) -> None:
         if isinstance(frame, Raws):
@@ -86,8 +88,16 @@ class Shard:
         if not self._filled:
             return
         changed, gone = self._state.drain()
-        if changed or gone:
-            self._channel.send(Claims(changed, gone))
+        self._leaving.difference_update(claim.key for claim in changed)
+        left = [key for key in gone if self._writer.forget(key)]
+        self._leaving.update(set(gone).difference(left))  # a write is on its way: their addresses are not free yet
+        if changed or left:
+            self._channel.send(Claims(changed, left))
+
+    def _finished(self, key: str) -> None:
+        if key in self._leaving:
+            self._leaving.discard(key)
+            self._channel.send(Claims([], [key]))
 
     def _recorded(self, key: str, raw: bytes) -> None:
         """What a write of ours left in the API server: news that need not wait for the watch to bring it."""

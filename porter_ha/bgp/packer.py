@@ -19,11 +19,16 @@ _UNICAST = 1
 LOCAL_PREFERENCE = 100
 
 
-def nlri(address: str, path_id: int | None) -> bytes:
-    """A host route's NLRI; with a path id when add-path is agreed."""
+def prefix(address: str) -> bytes:
+    """A host route's NLRI."""
     raw = packed(address)
-    length = bytes([len(raw) * 8]) + raw
-    return length if path_id is None else _ID.pack(path_id) + length
+    return bytes([len(raw) * 8]) + raw
+
+
+def with_path_id(prefixes: Iterable[bytes], path_id: int) -> list[bytes]:
+    """NLRI for a session where add-path is agreed."""
+    number = _ID.pack(path_id)
+    return [number + one for one in prefixes]
 
 
 def _attribute(flags: int, kind: int, value: bytes) -> bytes:

@@ -11,7 +11,7 @@ from itertools import islice
 from porter_ha.bgp import packer
 from porter_ha.core.session import Negotiated
 from porter_ha.model.effects import Announce
-from porter_ha.model.net import family_of
+from porter_ha.model.net import V4, V6, family_of
 from porter_ha.model.plan import Path, PathSet, PeerSettings
 
 BATCH = 2000  # EIPs per turn of the loop: keeps a full table from delaying keepalives and other sessions
@@ -22,6 +22,10 @@ BATCH = 2000  # EIPs per turn of the loop: keeps a full table from delaying keep
 TOGETHER, LARGE = 8, 5000
 
 
+_View = tuple[int | None, int | None]  # what a router sees of a set: its number, and which path if not all of them
+_Paths = dict[int, tuple[int, Path]]
+
+
 class GroupRib:
     """The Adj-RIB-Out that peers of equal scope share."""
 
@@ -29,6 +33,7 @@ class GroupRib:
         """`sets` is shared by all groups: the planner numbers them for all together."""
         self.routes: dict[str, int] = {}
         self.sets = sets
+        self._prefixes: dict[str, bytes] = {}  # packed once, for all sessions
 
     def apply(self, announce: Announce) -> None:
         for one in announce.sets:
@@ -36,8 +41,15 @@ class GroupRib:
         for address, number in announce.changes.items():
             if number is None:
                 self.routes.pop(address, None)
+                self._prefixes.pop(address, None)
             else:
+                if address not in self.routes:
+                    self._prefixes[address] = packer.prefix(address)
                 self.routes[address] = number
+
+    def prefix(self, address: str) -> bytes:
+        """The EIP as NLRI."""
+        return self._prefixes.get(address) or packer.prefix(address)
 
 
 class SessionRib:
@@ -102,8 +114,7 @@ class SessionRib:
         out: list[bytes] = []
         batch = list(islice(self._pending, BATCH))
         together = TOGETHER if len(self._pending) > LARGE else 1
-        for start in range(0, len(batch), together):
-            out += self._updates(batch[start : start + together])
+        out += self._updates(batch, together)
         for address in batch:
             del self._pending[address]
         if self._end_due and not self._pending:
@@ -111,52 +122,67 @@ class SessionRib:
             out += [packer.end_of_rib(family) for family in self._negotiated.families]
         return b"".join(out)
 
-    def _updates(self, addresses: list[str]) -> Iterator[bytes]:
-        withdrawn: dict[int, list[bytes]] = {}
-        announced: dict[tuple[int, int, str], list[bytes]] = {}
+    def _updates(self, addresses: list[str], together: int) -> Iterator[bytes]:
+        """What is new to the router about these EIPs. Those that go from the same paths to the same paths share it."""
+        alike: dict[tuple[int, _View, _View, bool], list[bytes]] = {}
+        sent_of, routes, first = self._sent, self._group.routes, self._first  # 50,000 EIPs come through this loop
+        families, all_paths, prefix = self._negotiated.families, self._negotiated.add_path, self._group.prefix
         for address in addresses:
-            self._difference(address, announced, withdrawn)
-        size = self._negotiated.message_size
-        for (family, med, next_hop), routes in announced.items():
-            yield from packer.announcements(self._attributes_of(med), next_hop, family, routes, size)
-        for family, routes in withdrawn.items():
-            yield from packer.withdrawals(family, routes, size)
+            family = V6 if ":" in address else V4
+            if family not in families:
+                continue
+            sent = sent_of.get(address)
+            heard = self._new or sent is not None or address in first
+            wanted = routes.get(address) if self._announce and heard else None
+            repeat = address in self._repeat
+            if wanted == sent and not repeat:
+                continue
+            if repeat:
+                self._repeat.discard(address)
+            if wanted is None:
+                sent_of.pop(address, None)
+            else:
+                sent_of[address] = wanted
+            if family in all_paths:
+                key = (family, (sent, None), (wanted, None), repeat)
+            else:
+                key = (family, self._one_of(sent, address), self._one_of(wanted, address), repeat)
+            found = alike.get(key)
+            if found is None:
+                found = alike[key] = []
+            found.append(prefix(address))
+        for (family, old, new, repeat), prefixes in alike.items():
+            yield from self._change(family, self._paths(old), self._paths(new), repeat, prefixes, together)
 
-    def _difference(
-        self, address: str, announced: dict[tuple[int, int, str], list[bytes]], withdrawn: dict[int, list[bytes]]
-    ) -> None:
-        family = family_of(address)
-        if family not in self._negotiated.families:
-            return
-        sent = self._sent.get(address)
-        known = sent is not None or address in self._first
-        wanted = self._group.routes.get(address) if self._announce and (self._new or known) else None
-        repeat = address in self._repeat
-        self._repeat.discard(address)
-        if wanted == sent and not repeat:
-            return
-        add_path = family in self._negotiated.add_path
-        new, old = self._paths(wanted, address, add_path), self._paths(sent, address, add_path)
-        if wanted is None:
-            self._sent.pop(address, None)
-        else:
-            self._sent[address] = wanted
-        for key, path in new.items():
-            if repeat or old.get(key) != path:
-                route = packer.nlri(address, key if add_path else None)
-                announced.setdefault((family, path[0], path[1].next_hop), []).append(route)
-        for key in old:
-            if key not in new:
-                withdrawn.setdefault(family, []).append(packer.nlri(address, key if add_path else None))
+    def _change(
+        self, family: int, old: "_Paths", new: "_Paths", repeat: bool, prefixes: list[bytes], together: int
+    ) -> Iterator[bytes]:
+        size, add_path = self._negotiated.message_size, family in self._negotiated.add_path
+        announced = [(key, path) for key, path in new.items() if repeat or old.get(key) != path]
+        withdrawn = [key for key in old if key not in new]
+        step = len(prefixes) if len(announced) + len(withdrawn) < 2 else together
+        for start in range(0, len(prefixes), step):
+            part = prefixes[start : start + step]
+            for key, (med, path) in announced:
+                routes = packer.with_path_id(part, key) if add_path else part
+                yield from packer.announcements(self._attributes_of(med), path.next_hop, family, routes, size)
+            gone = [route for key in withdrawn for route in (packer.with_path_id(part, key) if add_path else part)]
+            yield from packer.withdrawals(family, gone, size)
 
-    def _paths(self, number: int | None, address: str, add_path: bool) -> dict[int, tuple[int, Path]]:
-        """path id -> (MED, path). A router without add-path is given one path, a different one for each EIP."""
+    def _one_of(self, number: int | None, address: str) -> "_View":
+        """The one path of a set that a router without add-path is given; which one depends on the EIP."""
+        if number is None:
+            return (None, None)
+        return (number, sum(address.encode()) % len(self._group.sets[number].paths))
+
+    def _paths(self, view: "_View") -> "_Paths":
+        """path id -> (MED, path)."""
+        number, index = view
         if number is None:
             return {}
         chosen = self._group.sets[number]
-        if add_path:
+        if index is None:
             return {path.path_id: (chosen.med, path) for path in chosen.paths}
-        index = sum(address.encode()) % len(chosen.paths)
         return {0: (chosen.med, chosen.paths[index])}
 
     def _attributes_of(self, med: int) -> bytes:

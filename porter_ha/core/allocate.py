@@ -109,6 +109,7 @@ class Allocator:
         self._pools: dict[str, Pool] = {}
         self._holder_of: dict[tuple[int, int], str] = {}
         self._held: dict[str, tuple[str, ...]] = {}
+        self._open: dict[int, list[Pool]] = {}  # by family, the order in which all namespaces use the pools
 
     # -- pools
 
@@ -128,6 +129,11 @@ class Allocator:
             for (family, number), holder in self._holder_of.items():
                 if (family, number) in setting.range:
                     pool.take(number, holder)
+        self._open = {}
+        if not any(pool.settings.bound for pool in self._pools.values()):
+            for family in {pool.settings.range.family for pool in self._pools.values()}:
+                found = self._in_order([p for p in self._pools.values() if p.settings.range.family == family])
+                self._open[family] = found
 
     def inherit(self, other: "Allocator") -> None:
         """Keep the quarantine of `other`: nodes may still hold old rules of what was freed before."""
@@ -136,8 +142,13 @@ class Allocator:
                 pool.inherit(other._pools[name])
 
     def pool_of(self, address: str) -> Pool | None:
-        parsed = parse_address(address)
-        return next((p for p in self._pools.values() if parsed in p.settings.range), None)
+        return self._pool_at(parse_address(address))
+
+    def _pool_at(self, parsed: tuple[int, int]) -> Pool | None:
+        for pool in self._pools.values():
+            if parsed in pool.settings.range:
+                return pool
+        return None
 
     # -- holders
 
@@ -150,55 +161,68 @@ class Allocator:
     def hold(self, key: str, addresses: tuple[str, ...]) -> None:
         """Record that `key` holds these (from status, or a choice made here). They must be free or already its own."""
         for address in addresses:
-            parsed = parse_address(address)
-            assert self._holder_of.get(parsed, key) == key, f"{address} is held by {self._holder_of[parsed]}"
-            self._holder_of[parsed] = key
-            if pool := self.pool_of(address):
-                pool.take(parsed[1], key)
-        self._held[key] = self._held.get(key, ()) + tuple(a for a in addresses if a not in self._held.get(key, ()))
+            self._record(key, address, parse_address(address))
+
+    def _record(self, key: str, address: str, parsed: tuple[int, int]) -> None:
+        assert self._holder_of.get(parsed, key) == key, f"{address} is held by {self._holder_of[parsed]}"
+        self._holder_of[parsed] = key
+        if pool := self._pool_at(parsed):
+            pool.take(parsed[1], key)
+        held = self._held.get(key, ())
+        if address not in held:
+            self._held[key] = (*held, address)
 
     def release(self, key: str, now: float, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Free what `key` holds, but for `keep`. Returns what was freed."""
-        freed = tuple(a for a in self._held.get(key, ()) if a not in keep)
+        held = self._held.get(key, ())
+        freed = tuple(a for a in held if a not in keep)
+        if not freed:
+            return ()
         for address in freed:
             parsed = parse_address(address)
             del self._holder_of[parsed]
-            if pool := self.pool_of(address):
+            if pool := self._pool_at(parsed):
                 pool.release(parsed[1], now)
-        rest = tuple(a for a in self._held.get(key, ()) if a in keep)
+        rest = tuple(a for a in held if a in keep)
         if rest:
             self._held[key] = rest
         else:
-            self._held.pop(key, None)
+            del self._held[key]
         return freed
 
     # -- choice
 
     def assign(
-        self, claim: Claim, namespace_labels: Mapping[str, str], now: float, broken: Mapping[str, str]
+        self,
+        claim: Claim,
+        namespace_labels: Mapping[str, str],
+        now: float,
+        broken: Mapping[str, str],
+        pending: tuple[str, ...] = (),
     ) -> tuple[str, ...] | Refusal:
         """The addresses the claim shall hold from now on, already recorded; or why it has to wait.
 
-        What it holds and may keep is kept. `broken` maps names of refused Eips to why, for the message.
+        What it holds and may keep is kept. `broken` maps names of refused Eips to why, for the message. `pending` are
+        addresses that may be on their way into its status: nobody else gets them yet (I1).
         """
         if claim.refusal is not None:
             return claim.refusal
         kept = {parse_address(a)[0]: a for a in reversed(self.held(claim.key)) if self._may_keep(claim, a)}
-        chosen = list(kept.values())
+        chosen: dict[int, tuple[str, int]] = {}
         for family in claim.families:
             if family in kept:
                 continue
             got = self._choose(claim, family, namespace_labels, now, broken)
             if isinstance(got, Refusal):
-                if claim.all_families or (family == claim.families[-1] and not chosen):
+                if claim.all_families or (family == claim.families[-1] and not chosen and not kept):
                     return got
                 continue
-            chosen.append(got)
-        order = {family: i for i, family in enumerate(claim.families)}
-        result = tuple(sorted(chosen, key=lambda a: order[parse_address(a)[0]]))
+            chosen[family] = got
+        result = tuple(kept.get(f) or chosen[f][0] for f in claim.families if f in kept or f in chosen)
         # An address that is given up stays held until the status that still shows it is overwritten (I1).
-        self.release(claim.key, now, keep=result + claim.held)
-        self.hold(claim.key, result)
+        self.release(claim.key, now, keep=result + claim.held + pending)
+        for family, (address, number) in chosen.items():
+            self._record(claim.key, address, (family, number))
         return result
 
     def _may_keep(self, claim: Claim, address: str) -> bool:
@@ -213,11 +237,17 @@ class Allocator:
 
     def _choose(
         self, claim: Claim, family: int, labels: Mapping[str, str], now: float, broken: Mapping[str, str]
-    ) -> str | Refusal:
+    ) -> tuple[str, int] | Refusal:
+        """An address of the family that may be given to the claim, as text and as number."""
         wanted = next((a for a in claim.wanted_addresses if parse_address(a)[0] == family), None)
         if wanted is not None:
-            return self._choose_wanted(claim, wanted, labels, broken)
-        fitting = self._candidates(claim, family, labels, broken)
+            refusal = self._refuse_wanted(claim, wanted, labels, broken)
+            return refusal or (wanted, parse_address(wanted)[1])
+        fitting = (
+            self._open[family]
+            if family in self._open and not claim.wanted_pool
+            else self._candidates(claim, family, labels, broken)
+        )
         if isinstance(fitting, Refusal):
             return fitting
         enabled = [p for p in fitting if not p.settings.disabled]
@@ -228,15 +258,15 @@ class Allocator:
         for pool in enabled:
             number = pool.next_free(now)
             if number is not None:
-                return to_text(family, number)
+                return to_text(family, number), number
         sizes = ", ".join(f"{p.settings.name} ({len(p.used)} of {p.capacity})" for p in enabled)
         return Refusal(
             Reason.POOL_EXHAUSTED, f"no free IPv{family} address in {sizes}; free one or add an Eip with more addresses"
         )
 
-    def _choose_wanted(
+    def _refuse_wanted(
         self, claim: Claim, wanted: str, labels: Mapping[str, str], broken: Mapping[str, str]
-    ) -> str | Refusal:
+    ) -> Refusal | None:
         holder = self.holder(wanted)
         if holder is not None and holder != claim.key:
             return Refusal(Reason.ADDRESS_IN_USE, f"address {wanted} is held by Service {holder}; ask for another one")
@@ -260,7 +290,7 @@ class Allocator:
                 Reason.ADDRESS_NOT_IN_POOL,
                 f"address {wanted} ends in .0 or .255, and Eip {pool.settings.name} has spec.usingKnownIPs: false",
             )
-        return wanted
+        return None
 
     def _candidates(
         self, claim: Claim, family: int, labels: Mapping[str, str], broken: Mapping[str, str]
@@ -276,14 +306,8 @@ class Allocator:
             # The other family of a dual-stack Service comes from wherever it may: an Eip has one family only.
             if isinstance(named, Refusal) or named.settings.range.family == family or len(claim.families) == 1:
                 return self._of_family([named], family) if isinstance(named, Pool) else named
-        tiers: tuple[Callable[[PoolSettings], bool], ...] = (
-            lambda s: s.bound,
-            lambda s: s.default,
-            lambda s: not any(p.settings.default for p in fitting),
-        )
-        for tier in tiers:
-            if found := [p for p in fitting if tier(p.settings)]:
-                return sorted(found, key=lambda p: (p.settings.disabled, p.settings.priority, p.settings.name))
+        if fitting:
+            return self._in_order(fitting)
         if usable:
             return self._of_family(usable, family)
         hint = "".join(f"; Eip {name} is refused: {why}" for name, why in broken.items())
@@ -291,6 +315,16 @@ class Allocator:
             Reason.NO_POOL,
             f"no Eip serves namespace {claim.namespace}; create one, or annotate one as the default{hint}",
         )
+
+    @staticmethod
+    def _in_order(fitting: list[Pool]) -> list[Pool]:
+        tiers: tuple[Callable[[PoolSettings], bool], ...] = (
+            lambda s: s.bound,
+            lambda s: s.default,
+            lambda s: not any(p.settings.default for p in fitting),
+        )
+        found = next(found for tier in tiers if (found := [p for p in fitting if tier(p.settings)]))
+        return sorted(found, key=lambda p: (p.settings.disabled, p.settings.priority, p.settings.name))
 
     def _named(self, claim: Claim, labels: Mapping[str, str], broken: Mapping[str, str]) -> Pool | Refusal:
         if claim.wanted_pool in broken:

@@ -33,6 +33,8 @@ class Reconciler:
         self._effects: list[ServiceEffect] = []
         self._explained: dict[str, Refusal] = {}
         self._assigned: dict[str, tuple[str, ...]] = {}  # told to be written, and not seen in status yet
+        self._pending: dict[str, tuple[str, ...]] = {}  # all that was told since status last showed what it should
+        self._relinquished: set[str] = set()  # told to give up what status still shows
         self._conflicts: dict[str, Refusal] = {}
         self._announced: dict[str, tuple[str, ...]] = {}
         self._announcer: dict[str, str] = {}
@@ -69,6 +71,8 @@ class Reconciler:
         self._effects.clear()
         self._explained.clear()
         self._assigned.clear()
+        self._pending.clear()
+        self._relinquished.clear()
 
     def _seniority(self, key: str) -> tuple[str, str]:
         return (self.claims[key].created, key)
@@ -139,6 +143,8 @@ class Reconciler:
         self.unannounced.pop(key, None)
         self._explained.pop(key, None)
         self._assigned.pop(key, None)
+        self._pending.pop(key, None)
+        self._relinquished.discard(key)
         self._conflicts.pop(key, None)
         if self.allocator.release(key, now):
             self._retry(now)
@@ -154,6 +160,7 @@ class Reconciler:
             self._adopt(claim)
             self.allocator.release(claim.key, now, keep=claim.held)
             if self.leading and claim.recorded and claim.held:
+                self._relinquished.add(claim.key)
                 self._effects.append(Relinquish(claim.key, claim.uid, claim.held))
             if self.leading and claim.refusal is not None:
                 self._explain(claim, claim.refusal)
@@ -162,7 +169,8 @@ class Reconciler:
     def _assign(self, claim: Claim, now: float) -> None:
         labels = self._namespaces.get(claim.namespace, {})
         broken = {name: refusal.message for name, refusal in self._pools.refused.items()}
-        result = self.allocator.assign(claim, labels, now, broken)
+        pending = self._pending.get(claim.key, ())
+        result = self.allocator.assign(claim, labels, now, broken, pending)
         if isinstance(result, Refusal):
             self.waiting[claim.key] = result
             self._explain(claim, result)
@@ -171,10 +179,14 @@ class Reconciler:
         self._explained.pop(claim.key, None)
         if conflict := self._conflicts.pop(claim.key, None):
             self._explain(claim, conflict)
-        if result == claim.held and claim.recorded:
+        if result == claim.held and claim.recorded and claim.key not in self._relinquished:
             self._assigned.pop(claim.key, None)
+            if self._pending.pop(claim.key, ()):
+                self.allocator.release(claim.key, now, keep=result)
         elif self._assigned.get(claim.key) != result:
             self._assigned[claim.key] = result
+            self._pending[claim.key] = tuple(dict.fromkeys(pending + result))
+            self._relinquished.discard(claim.key)
             pool = self.allocator.pool_of(result[0]) if result else None
             self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else ""))
 

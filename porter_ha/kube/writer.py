@@ -32,7 +32,8 @@ EVENT_PERIOD_S = 0.1  # and one at a time in such a period while Services are be
 
 class Writer:
     """`known` gives a Service as the shard knows it, `recorded` takes one as the API server has stored it, `undone`
-    is told of Services whose effect was given up because the door is closed."""
+    is told of Services whose effect was given up because the door is closed, `finished` of those that have no write on
+    its way any more."""
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class Writer:
         known: Callable[[str], Service | None],
         recorded: Callable[[str, bytes], None],
         undone: Callable[[str], None],
+        finished: Callable[[str], None],
         count: Callable[[str], None],
     ) -> None:
         self.pace = Pace(in_flight)
         self._client, self._reporter, self._now = client, reporter, now
         self._known, self._recorded, self._undone, self._count = known, recorded, undone, count
+        self._finished = finished
         self._epoch, self._open_until = 0, 0.0
         self._wishes: dict[str, tuple[int, ServiceEffect]] = {}
         self._lanes: tuple[dict[str, None], dict[str, None]] = ({}, {})  # keys to write: users' changes, the rest
@@ -73,6 +76,14 @@ class Writer:
             self._wishes[effect.key] = (epoch, effect)
             self._enqueue(effect)
         self._pump()
+
+    def forget(self, key: str) -> bool:
+        """Nothing is to be written to the Service any more. Returns whether nothing is on its way either."""
+        self._wishes.pop(key, None)
+        for lane in self._lanes:
+            lane.pop(key, None)
+        self._backoffs.pop(key, None)
+        return key not in self._busy
 
     # -- what is next
 
@@ -144,6 +155,8 @@ class Writer:
             self._busy.discard(key)
         if key in self._wishes:
             self._enqueue(self._wishes[key][1])
+        else:
+            self._finished(key)
         self._pump()
 
     def _again(self, key: str, epoch: int, effect: ServiceEffect) -> None:

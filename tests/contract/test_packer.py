@@ -39,7 +39,7 @@ def check(family, hop, routes, med):
     session = agreed()
     router = Router(session)
     attributes = packer.path_attributes(peer(), session, med)
-    nlri = [packer.nlri(a, i) for a, i in sorted(routes)]
+    nlri = [route for a, i in sorted(routes) for route in packer.with_path_id([packer.prefix(a)], i)]
     for data in packer.announcements(attributes, hop, family, nlri, session.message_size):
         router.hear(data)
     heard = {(a, i) for a, paths in router.table.items() for i in paths}
@@ -57,7 +57,8 @@ def test_messages_are_full(family, hop):
     router = Router(session)
     attributes = packer.path_attributes(peer(), session, 7)
     text = "10.{}.{}.{}" if family == 4 else "fd00::{:x}:{:x}:{:x}"
-    nlri = [packer.nlri(text.format(i >> 16, i >> 8 & 255, i & 255), 1) for i in range(50_000)]
+    prefixes = [packer.prefix(text.format(i >> 16, i >> 8 & 255, i & 255)) for i in range(50_000)]
+    nlri = packer.with_path_id(prefixes, 1)
     for data in packer.announcements(attributes, hop, family, nlri, session.message_size):
         router.hear(data)
     assert len(router.table) == 50_000
@@ -75,7 +76,11 @@ def test_ibgp_has_a_local_preference_and_no_as_path():
     session = agreed()
     data = b"".join(
         packer.announcements(
-            packer.path_attributes(peer(peer_as=65001), session, 7), "10.1.0.1", 4, [packer.nlri("10.0.0.1", 1)], 4096
+            packer.path_attributes(peer(peer_as=65001), session, 7),
+            "10.1.0.1",
+            4,
+            packer.with_path_id([packer.prefix("10.0.0.1")], 1),
+            4096,
         )
     )
     assert bytes.fromhex("400200") in data

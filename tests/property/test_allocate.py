@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from porter_ha.core.admit import Pools
 from porter_ha.core.reconciler import Reconciler
-from porter_ha.model.effects import Assign
+from porter_ha.model.effects import Assign, Relinquish
 from tests.unit.builders import claim, pool, view
 
 KEYS = [f"ns/{i}" for i in range(6)]
@@ -30,7 +30,7 @@ class World:
     def __init__(self):
         self.now, self.epoch = 0.0, 0
         self.wishes, self.status, self.recorded, self.wire = {}, {}, set(), []
-        self.deletions = Counter()
+        self.deletions, self.exists = Counter(), set()
         self.pools = Pools((POOLS[0],), {})
         self.failover()
 
@@ -50,7 +50,8 @@ class World:
     def tell(self, key):
         made = self.claim(key)
         if made is None:
-            self.reconciler.drop_claim(key, self.now)
+            if all(effect.key != key for effect in self.wire):  # a shard says so once no write is on its way
+                self.reconciler.drop_claim(key, self.now)
         else:
             self.reconciler.set_claim(made, self.now)
         self.wire += self.reconciler.drain_effects()
@@ -73,17 +74,13 @@ class World:
     def write(self, count):
         for _ in range(min(count, len(self.wire))):
             effect = self.wire.pop(0)
-            if effect.key not in self.wishes and effect.key not in self.status:
-                continue
-            if effect.uid != self.uid(effect.key):
-                continue  # the API server refuses what was meant for its predecessor
-            if isinstance(effect, Assign):
-                if effect.key in self.wishes:
+            if effect.uid == self.uid(effect.key) and effect.key in self.exists:  # else the API server refuses it
+                if isinstance(effect, Assign):
                     self.status[effect.key] = effect.addresses
                     self.recorded.add(effect.key)
-            elif type(effect).__name__ == "Relinquish" and effect.key not in self.wishes:
-                self.status.pop(effect.key, None)
-                self.recorded.discard(effect.key)
+                elif isinstance(effect, Relinquish) and effect.key not in self.wishes:  # else a newer wish replaced it
+                    self.status.pop(effect.key, None)
+                    self.recorded.discard(effect.key)
             self.check()
             self.tell(effect.key)
 
@@ -102,12 +99,14 @@ def test_no_address_is_ever_in_two_statuses_and_none_moves_unasked(sequence):
         if kind == "want":
             key, wish = value
             world.wishes[key] = wish
+            world.exists.add(key)
             world.tell(key)
         elif kind == "delete":
             world.wishes.pop(value, None)
             world.status.pop(value, None)
             world.recorded.discard(value)
             world.deletions[value] += 1
+            world.exists.discard(value)
             world.tell(value)
         elif kind == "opt out":
             world.wishes.pop(value, None)
