@@ -143,13 +143,11 @@ class SessionRib:
                 sent_of.pop(address, None)
             else:
                 sent_of[address] = wanted
-            if family in all_paths:
-                key = (family, (sent, None), (wanted, None), repeat)
-            else:
-                key = (family, self._one_of(sent, address), self._one_of(wanted, address), repeat)
-            found = alike.get(key)
+            old: _View = (sent, None) if family in all_paths else self._one_of(sent, address)
+            new: _View = (wanted, None) if family in all_paths else self._one_of(wanted, address)
+            found = alike.get((family, old, new, repeat))
             if found is None:
-                found = alike[key] = []
+                found = alike[family, old, new, repeat] = []
             found.append(prefix(address))
         for (family, old, new, repeat), prefixes in alike.items():
             yield from self._change(family, self._paths(old), self._paths(new), repeat, prefixes, together)

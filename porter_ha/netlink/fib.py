@@ -42,7 +42,7 @@ class Fib:
         self._notices = _open(_GROUPS)
         self._on_drift, self._on_link = on_drift, on_link
         self._sequence = 0
-        self._own: dict[str, int] = {}
+        self._port: int = self._requests.getsockname()[0]
         asyncio.get_running_loop().add_reader(self._notices.fileno(), self._noticed)
 
     def close(self) -> None:
@@ -86,7 +86,6 @@ class Fib:
         datagram = bytearray()
         for route in routes:
             self._sequence += 1
-            self._own[route.eip] = self._own.get(route.eip, 0) + 1
             last = route is routes[-1]
             datagram += wire.route(kind, flags | (wire.ACK if last else 0), self._sequence, route)
             if len(datagram) > _DATAGRAM or last:
@@ -124,24 +123,12 @@ class Fib:
                     raise
                 drifted = True
                 continue
-            for reply in wire.replies(data):
+            for reply in wire.replies(data, but_of_port=self._port):  # a notice names the socket that asked for it
                 if reply.route is None:
                     linked = True
-                elif reply.route.table == ROUTE_TABLE and not self._mine(reply.route):
+                elif reply.route.table == ROUTE_TABLE:
                     drifted = True
         if drifted:
-            self._own.clear()
             self._on_drift()
         elif linked:
             self._on_link()
-
-    def _mine(self, route: wire.Route) -> bool:
-        """Whether this notice is the echo of our own request."""
-        left = self._own.get(route.eip, 0)
-        if not left:
-            return False
-        if left == 1:
-            del self._own[route.eip]
-        else:
-            self._own[route.eip] = left - 1
-        return True

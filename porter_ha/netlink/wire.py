@@ -22,6 +22,7 @@ RTA_DST, RTA_OIF, RTA_PREFSRC, RTA_TABLE = 1, 4, 7, 15
 HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _ATTR = struct.Struct("=HH")
+_WHOLE_V4 = struct.Struct("=IHHII BBBBBBBBI HH4s HHI HH4s HHI")  # what nearly all of 10,000 routes are, in one go
 _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
 
@@ -48,6 +49,15 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 def route(kind: int, flags: int, sequence: int, one: Route) -> bytes:
     """RTM_NEWROUTE or RTM_DELROUTE for one host route."""
     family = family_of(one.eip)
+    if family == V4 and one.source:
+        return _WHOLE_V4.pack(
+            *(_WHOLE_V4.size, kind, flags, sequence, 0),
+            *(AF[V4], 32, 0, 0, _TABLE_COMPAT, one.protocol, SCOPE_HOST, one.kind, 0),
+            *(8, RTA_DST, packed(one.eip)),
+            *(8, RTA_TABLE, one.table),
+            *(8, RTA_PREFSRC, packed(one.source)),
+            *(8, RTA_OIF, one.link),
+        )
     head = _RTMSG.pack(
         AF[family], 32 if family == V4 else 128, 0, 0, _TABLE_COMPAT, one.protocol, SCOPE_HOST, one.kind, 0
     )
@@ -73,11 +83,14 @@ class Reply(Value, frozen=True):
     error: int | None = None
 
 
-def replies(data: bytes) -> Iterator[Reply]:
-    """The messages of one datagram."""
+def replies(data: bytes, but_of_port: int = -1) -> Iterator[Reply]:
+    """The messages of one datagram, but for those that the socket `but_of_port` caused."""
     offset = 0
     while offset + HEADER.size <= len(data):
-        length, kind, _flags, sequence, _port = HEADER.unpack_from(data, offset)
+        length, kind, _flags, sequence, port = HEADER.unpack_from(data, offset)
+        if port == but_of_port:
+            offset += (length + 3) & ~3
+            continue
         body = data[offset + HEADER.size : offset + length]
         if kind == NLMSG_ERROR:
             yield Reply(sequence, kind, error=-_I32.unpack_from(body)[0])
