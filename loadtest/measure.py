@@ -10,7 +10,8 @@ from loadtest import place
 from loadtest.place import in_parallel
 from loadtest.world import Seen, create, delete, service
 from porter_ha.kube import paths
-from porter_ha.kube.client import Client
+from porter_ha.kube.client import MERGE, Client
+from porter_ha.kube.watch import Watch
 
 BETWEEN_S = 0.02
 PATIENCE_S = 120.0
@@ -62,18 +63,19 @@ class Burst(msgspec.Struct):
     cpu_ms_per_service: float
 
 
-async def single(client: Client, count: int, hops: int) -> Single:
+async def single(client: Client, count: int, hops: int, *, routed: bool = True) -> Single:
+    """Without `routed`, of a controller that only assigns: the FIB's figures are 0."""
     names = [f"one-{i:04}" for i in range(count)]
     asked: dict[str, float] = {}
     async with Seen(client, hops) as seen:
         for name in names:
             asked[name] = await create(client, name)
-            await seen.until_routed([name], 20)
+            await (seen.until_routed([name], 20) if routed else seen.until_assigned([name], 20))
             await asyncio.sleep(BETWEEN_S)
         assigned = [seen.assigned[n] - asked[n] for n in names]
-        routed = [seen.routed[seen.eip[n]] - asked[n] for n in names if seen.eip[n] in seen.routed]
+        in_fib = [seen.routed[seen.eip[n]] - asked[n] for n in names if seen.eip[n] in seen.routed] or [0.0]
         await _clear(client, seen, names)
-    return Single(len(routed), percentile(assigned, 50), percentile(routed, 50), percentile(routed, 99))
+    return Single(count, percentile(assigned, 50), percentile(in_fib, 50), percentile(in_fib, 99))
 
 
 async def assignment(client: Client, count: int, processes: Iterable[str], at_once: int = 64) -> Assignment:
@@ -155,3 +157,29 @@ async def _clear(client: Client, seen: Seen, names: list[str]) -> None:
     held = [seen.eip[n] for n in names if n in seen.eip and seen.eip[n] in seen.routed]
     await in_parallel(delete(client, name) for name in names)
     await seen.until_gone(held, PATIENCE_S)
+
+
+async def apiserver_cpu_ms(client: Client, changes: int, agents: int) -> float:
+    """Processor time of the API server for one change of a LoadBalancer Service, while so many agents watch."""
+    watches = [
+        Watch(client, paths.SERVICES, lambda _: None, {"fieldSelector": "spec.type=LoadBalancer"})
+        for _ in range(agents)
+    ]
+    names = [f"watched-{i:03}" for i in range(20)]
+    await in_parallel(create(client, name) for name in names)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(watch.run()) for watch in watches]
+        for watch in watches:
+            await watch.synced.wait()
+        await asyncio.sleep(SETTLE_S)
+        before = place.cpu_s("kube-apiserver")
+        for i in range(changes):
+            meta = {"metadata": {"annotations": {"bench": str(i)}}}
+            path = f"{paths.services(place.NAMESPACE)}/{names[i % len(names)]}"
+            await client.request("PATCH", path, meta, content_type=MERGE)
+            await asyncio.sleep(BETWEEN_S)
+        used = place.cpu_s("kube-apiserver") - before
+        for task in tasks:
+            task.cancel()
+    await in_parallel(delete(client, name) for name in names)
+    return used / changes * 1e3

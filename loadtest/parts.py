@@ -14,7 +14,8 @@ from loadtest.place import in_parallel
 from loadtest.world import create, delete
 from porter_ha.core.allocate import Allocator, PoolSettings
 from porter_ha.core.reconciler import Reconciler
-from porter_ha.kube.client import MERGE, Client
+from porter_ha.kube import paths, status
+from porter_ha.kube.client import MERGE, STRATEGIC, Client
 from porter_ha.model.net import V4, parse_range, to_text
 from porter_ha.model.plan import Claim, NodeView, Serving
 from porter_ha.model.reasons import Reason
@@ -123,8 +124,7 @@ def table(prefixes: int, rounds: int = 3) -> TableCost:
     )
 
     def bird(name: str, where: str) -> None:
-        command = ["bird", "-f", "-c", str(STATE / f"{name}.conf"), "-s", str(STATE / f"{name}.ctl")]
-        start(f"bird-{name}", ["env", "PATH=/usr/sbin:/usr/bin:/bin", *command], where)
+        start(f"bird-{name}", [place.BIRD, "-f", "-c", f"{STATE}/{name}.conf", "-s", f"{STATE}/{name}.ctl"], where)
         until(name, lambda: "ready" in run("birdc", "-s", str(STATE / f"{name}.ctl"), "show status"))
 
     def count() -> int:
@@ -214,13 +214,11 @@ async def agent(client: Client, eips: int, changes: int = 100) -> AgentCost:
 
 
 async def _record(client: Client, name: str, eip: str) -> None:
-    """A Service that has its EIP already."""
+    """A Service with an EIP, as a controller makes it: two events for the agent."""
     await create(client, name)
-    path = f"/api/v1/namespaces/{place.NAMESPACE}/services/{name}"
-    meta = {"metadata": {"annotations": {"porter-ha.io/eips": eip}}}
-    await client.request("PATCH", path, meta, content_type=MERGE)
-    status = {"status": {"loadBalancer": {"ingress": [{"ip": eip, "ipMode": "VIP"}]}}}
-    await client.request("PATCH", f"{path}/status", status, content_type=MERGE)
+    body = status.service_assigned("", 1, [eip])
+    del body["metadata"]["uid"]  # type: ignore[attr-defined]
+    await client.request("PATCH", f"{paths.services(place.NAMESPACE)}/{name}/status", body, content_type=STRATEGIC)
 
 
 def ballast(count: int) -> None:
@@ -234,7 +232,8 @@ def ballast(count: int) -> None:
 
 
 class ReplicaCost(msgspec.Struct):
-    """Memory of one replica in all its processes, and what it uses while nothing happens."""
+    """Memory of one replica in all its processes, and what it uses while nothing happens: with the kernel's work for it
+    (here also the answering nodes'), and its own alone."""
 
     services: int
     nodes: int
@@ -242,6 +241,7 @@ class ReplicaCost(msgspec.Struct):
     pss_mb: float
     rss_mb: float
     idle_cpu_percent: float
+    idle_user_percent: float
 
 
 async def replica(services: int, idle_s: float = 10.0) -> ReplicaCost:
@@ -253,8 +253,11 @@ async def replica(services: int, idle_s: float = 10.0) -> ReplicaCost:
         name = place.process_name(pid)
         found[name] = round(found.get(name, 0.0) + pss, 1)
         rss += resident
-    before = place.cpu_s("node1-manager")
+    before, before_user = place.cpu_s("node1-manager"), place.cpu_s("node1-manager", user=True)
     await asyncio.sleep(idle_s)
     idle = (place.cpu_s("node1-manager") - before) / idle_s * 100
+    user = (place.cpu_s("node1-manager", user=True) - before_user) / idle_s * 100
     count = len(kubectl("get", "nodes", "-o", "name").split())
-    return ReplicaCost(services, count, found, round(sum(found.values()), 1), round(rss, 1), round(idle, 1))
+    return ReplicaCost(
+        services, count, found, round(sum(found.values()), 1), round(rss, 1), round(idle, 1), round(user, 1)
+    )

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
@@ -19,13 +20,14 @@ from porter_ha.model.access import Access
 from tests.lab import cluster, controlplane, nodes, routers, topology
 from tests.lab.controlplane import apply, kubectl
 from tests.lab.shell import PIDS as RECORDS
-from tests.lab.shell import PREFIX, PYTHON, run, session_pids, start, stop, until
+from tests.lab.shell import PREFIX, PYTHON, STATE, run, session_pids, start, stop, until
 from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, batch, lan
 
 FARM, FARM_ADDRESS, FARM_NET, FARM_GATEWAY = "farm", "10.79.0.30", "10.78.0.0/16", "10.78.255.254"
 NAMESPACE = "bench"
 POOL = "10.128.0.0/12"
 ROUTER = "router2"
+BIRD = shutil.which("bird") or "/usr/sbin/bird"
 AT_ONCE = 32
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -43,7 +45,7 @@ def node_address(number: int) -> str:
     return f"10.78.{number >> 8}.{number & 255}"
 
 
-async def in_parallel(work: Iterable[Coroutine[Any, Any, None]], most: int = AT_ONCE) -> None:
+async def in_parallel(work: Iterable[Coroutine[Any, Any, object]], most: int = AT_ONCE) -> None:
     """All of it, at most `most` at once. Raises what any of it raises."""
     waiting = iter(work)
 
@@ -90,6 +92,26 @@ def _add_farm() -> None:
     for node in NODES:
         batch([f"route add {FARM_NET} via {FARM_ADDRESS}"], node)
     batch([f"addr add {FARM_GATEWAY}/16 dev eth0"], ROUTER)  # next hops must be on a net of the router's
+
+
+def add_routers(count: int) -> None:
+    """More routers for the manager on node1, each a BIRD at an address of its own, and the BgpPeers for them."""
+    for i in range(count):
+        address, name = f"10.79.0.{3 + i}", f"more{i}"
+        batch([f"addr add {address}/24 dev eth0"], "router1")
+        (STATE / f"{name}.conf").write_text(
+            f'router id {address};\nprotocol device {{ }}\nprotocol direct {{ ipv4; interface "eth0"; }}\n'
+            f"protocol bgp up {{ local {address} as {ROUTER_AS}; neighbor {lan('node1')[0]} as {OUR_AS}; passive on; "
+            "strict bind on; ipv4 { import all; export none; add paths rx; }; }\n"
+        )
+        start(f"bird-{name}", [BIRD, "-f", "-c", f"{STATE}/{name}.conf", "-s", f"{STATE}/{name}.ctl"], "router1")
+        conf = {"peerAs": ROUTER_AS, "neighborAddress": address}
+        peer = {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "BgpPeer", "metadata": {"name": name}}
+        apply({**peer, "spec": {"conf": conf}})
+
+
+def until_sessions(count: int) -> None:
+    until(f"{count} sessions", lambda: cluster.sessions_up("node1", count), 60)
 
 
 async def set_nodes(client: Client, count: int) -> None:
@@ -170,13 +192,14 @@ def pids(name: str) -> list[int]:
     return [pid for pid in found if "respawn" not in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
-def cpu_s(name: str) -> float:
-    """Processor time that a daemon has used so far, with its children."""
+def cpu_s(name: str, *, user: bool = False) -> float:
+    """Processor time that a daemon's processes have used so far; with `user`, what they themselves have, not the kernel
+    for them."""
     total = 0
     for pid in pids(name):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
+            total += int(fields[11]) + (0 if user else int(fields[12]))
     return total / TICKS_PER_S
 
 

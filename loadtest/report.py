@@ -1,0 +1,153 @@
+"""The bench's results for people: goals met and missed, a table, and docs/performance.md."""
+
+import os
+import platform
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from loadtest.bench import Results
+
+# As measured elsewhere (2 cores, kube-apiserver 1.36, the same requests), to be set beside ours, not compared by time.
+RIVALS = """| | MetalLB 0.16 | OpenELB 0.6 |
+|---|---|---|
+| Service to the router's kernel, one at a time, p50 / p99 | 9.0 / 26.5 ms | - |
+| 1,000 at once: the last in the kernel after the last create | 6.8 s | - |
+| assignment | 100 a second, p50 2.5 s | 10 a second, p50 23 s for 500 |
+| its allocator alone: 4,000 / 16,000 addresses | 3.8 / 96.9 s | 2.9 / 47.0 s |
+| memory of the node agent | 88 MB | - |
+"""
+
+
+class Goal(NamedTuple):
+    what: str
+    value: str
+    wanted: str
+    met: bool
+
+
+def goals(results: "Results") -> Iterator[Goal]:
+    """What the product promises of its speed, as far as it was measured."""
+    if (service := results.service) is not None:
+        yield Goal(
+            "assignment rate / bare client's", f"{service.rate_ratio}", "at least 0.95", service.rate_ratio >= 0.95
+        )
+        last = max(burst.after_last_create_s for burst in service.burst)
+        yield Goal("burst: last EIP in the FIB after the last create", f"{last} s", "at most 0.3 s", last <= 0.3)
+        p50 = service.single.fib_p50_ms
+        text = f"{p50} ms (bare client's EIP alone: {service.bare_single_p50_ms} ms)"
+        yield Goal("one Service to BIRD's FIB, p50", text, "under 7 ms", p50 < 7)
+        lost = sum(b.count - b.routed for b in service.burst) + sum(a.count - a.unique for a in service.ours)
+        yield Goal("EIPs lost or doubled", str(lost), "0", lost == 0)
+    if len(results.scale) > 1:
+        first, last_size = results.scale[0], results.scale[-1]
+        ratio = last_size.cpu_ms_per_service / first.cpu_ms_per_service
+        what = f"processor time a Service at {last_size.count} / at {first.count}"
+        yield Goal(what, f"{ratio:.2f}", "at most 1.2", ratio <= 1.2)
+    if 16000 in results.allocator_s:
+        took = results.allocator_s[16000]
+        yield Goal("a pool of 16,000 filled", f"{took} s", "under 0.1 s", took < 0.1)
+    if (table := results.table) is not None:
+        yield Goal(
+            f"{table.prefixes} prefixes into BIRD / BIRD as sender", str(table.ratio), "at most 1.5", table.ratio <= 1.5
+        )
+    if results.plan:
+        small, large = results.plan[0], max(results.plan, key=lambda p: p.services)
+        ratio = large.service_us / small.service_us
+        what = f"plan: one change at {large.services} Services / at {small.services}"
+        yield Goal(what, f"{ratio:.2f}", "at most 1.5", ratio <= 1.5)
+    if (agent := results.agent) is not None:
+        yield Goal("agent: memory without EIPs", f"{agent.empty_rss_mb} MB", "under 40 MB", agent.empty_rss_mb < 40)
+        cold = f"{agent.cold_sync_ms} ms"
+        yield Goal(f"agent: {agent.eips} EIPs programmed from nothing", cold, "100 ms", agent.cold_sync_ms <= 100)
+        yield Goal(
+            "agent: processor time of a change", f"{agent.change_cpu_ms} ms", "under 1 ms", agent.change_cpu_ms < 1
+        )
+    if (memory := results.memory) is not None:
+        what = f"replica: {memory.services} Services, {memory.nodes} nodes, 4 routers"
+        yield Goal(what, f"{memory.pss_mb} MB", "under 300 MB", memory.pss_mb < 300)
+    if 5000 in results.probes:
+        cost = results.probes[5000]
+        text = f"{cost.idle_user_percent} % of a core, {cost.idle_cpu_percent} % with the kernel's part on both sides"
+        yield Goal("probing 5,000 nodes", text, "its own process above 20 %", cost.idle_user_percent <= 20)
+
+
+def table(results: "Results") -> str:
+    """Goals as a Markdown table."""
+    rows = [f"| {g.what} | {g.value} | {g.wanted} | {'yes' if g.met else 'NO'} |" for g in goals(results)]
+    return "\n".join(["| | measured | goal | met |", "|---|---|---|---|", *rows])
+
+
+def page(results: "Results") -> str:
+    """docs/performance.md."""
+    sections = [
+        "# Performance\n",
+        "Written by `make bench` (`python -m loadtest.bench --write`): do not edit. Everything is of one run on "
+        f"{os.cpu_count()} cores ({platform.machine()}), which also carry etcd, kube-apiserver, BIRD and the load "
+        "itself; other work may share the machine, so ratios of things measured in turns count more than times. The "
+        "*bare client* only watches Services and writes the same status (`loadtest/bare.py`): what it reaches is what "
+        "the API server gives.\n",
+        "## Goals\n",
+        table(results) + "\n",
+    ]
+    if results.service is not None:
+        sections += ["## Assignment and routes, in turns with the bare client\n", _service(results) + "\n"]
+    if results.scale:
+        sections += ["## More Services\n", _scale(results) + "\n"]
+    if results.nodes:
+        rows = [f"| {n} | {s.assign_p50_ms} | {s.fib_p50_ms} | {s.fib_p99_ms} |" for n, s in results.nodes.items()]
+        head = "| nodes | EIP p50 ms | all next hops in the FIB p50 ms | p99 ms |\n|---|---|---|---|\n"
+        sections += ["## More nodes\n", head + "\n".join(rows) + "\n"]
+    if results.plan:
+        head = (
+            "| Services | nodes | one Service's change, us | a node's death, ms | its EIPs |\n|---|---|---|---|---|\n"
+        )
+        rows = [f"| {p.services} | {p.nodes} | {p.service_us} | {p.node_ms} | {p.node_eips} |" for p in results.plan]
+        sections += ["## The plan alone (processor time)\n", head + "\n".join(rows) + "\n"]
+    sections += ["## Others\n", *[f"- {line}" for line in _others(results)], ""]
+    sections += ["## Rivals, as measured elsewhere\n", RIVALS]
+    return "\n".join(sections)
+
+
+def _service(results: "Results") -> str:
+    service = results.service
+    assert service is not None
+    rows = []
+    for bare, ours, burst in zip(service.bare, service.ours, service.burst, strict=True):
+        rows.append(f"| {bare.rate} | {ours.rate} | {bare.p50_ms} / {bare.p99_ms} | {ours.p50_ms} / {ours.p99_ms} "
+                    f"| {bare.cpu_ms_per_service} | {ours.cpu_ms_per_service} | {ours.apiserver_ms_per_service} "
+                    f"| {burst.after_last_create_s} |")  # fmt: skip
+    head = (
+        "| bare: EIPs/s | ours: EIPs/s | bare: p50 / p99 ms | ours: p50 / p99 ms | bare: CPU ms a Service | ours | "
+        "API server's | burst with routes: last one after the last create, s |\n|---|---|---|---|---|---|---|---|\n"
+    )
+    return head + "\n".join(rows)
+
+
+def _scale(results: "Results") -> str:
+    head = "| Services | EIPs/s | p50 ms | p99 ms | CPU ms a Service | API server's |\n|---|---|---|---|---|---|\n"
+    return head + "\n".join(
+        f"| {a.count} | {a.rate} | {a.p50_ms} | {a.p99_ms} | {a.cpu_ms_per_service} | {a.apiserver_ms_per_service} |"
+        for a in results.scale
+    )
+
+
+def _others(results: "Results") -> Iterator[str]:
+    if results.allocator_s:
+        yield "allocator: " + ", ".join(f"{n} addresses in {s} s" for n, s in results.allocator_s.items())
+    if (sent := results.table) is not None:
+        yield f"{sent.prefixes} prefixes into BIRD's table, s: ours {sent.ours_s}, BIRD as sender {sent.bird_s}"
+    if results.agent is not None:
+        agent = results.agent
+        yield f"agent with {agent.eips} EIPs: {agent.rss_mb} MB; a change is in the kernel in {agent.change_sync_ms} ms"
+    if results.memory is not None:
+        yield f"replica, proportional set size in MB: {results.memory.processes}"
+    for count, cost in results.probes.items():
+        yield (
+            f"idle replica that probes {count} nodes: {cost.idle_user_percent} % of a core, {cost.idle_cpu_percent} % "
+            "with what the kernel does for it and, here, for the nodes that answer"
+        )
+    if results.watching is not None:
+        each = results.watching.apiserver_us_per_agent_and_change
+        yield f"an agent costs the API server {each} us for each change of a LoadBalancer Service: 1,000 agents and 10 "
+        yield f"changes a second are {each / 100:.1f} % of a core"
