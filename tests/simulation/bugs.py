@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 import msgspec
 
-import workers.shard
 from porter_ha.bgp.speaker import Speaker
 from porter_ha.core import planner
 from porter_ha.core.handover import HotPeers, StepDown
@@ -20,6 +19,7 @@ from porter_ha.core.liveness import Liveness
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.kube.client import ApiError
 from porter_ha.kube.term import TermStore
+from porter_ha.kube.writer import Writer
 from porter_ha.manager import bgp_door
 from porter_ha.manager.bgp_door import BgpDoor
 from porter_ha.manager.elector import Elector
@@ -122,7 +122,7 @@ def without_policy(world: World) -> None:
 
 def gate_by_wall_clock():
     """The API door trusts a clock that has been set back."""
-    return patch.object(workers.shard.Shard, "_open", lambda self, epoch: epoch == self._term.epoch)
+    return patch.object(Writer, "_may", lambda self, epoch: epoch == self._epoch)
 
 
 def med_not_lowered():
