@@ -1,1 +1,1 @@
-"""Load and measurements: Service churn under locust, benchmarks against the limit of the API server, plots."""
+"""Measurements: benchmarks against the limit of the machine, what single parts cost, plots."""
