@@ -56,7 +56,8 @@ class Writer:
         self._wishes: dict[str, tuple[int, ServiceEffect]] = {}
         self._lanes: tuple[dict[str, None], dict[str, None]] = ({}, {})  # keys to write: users' changes, the rest
         self._busy: set[str] = set()
-        self._backoffs: dict[str, Backoff] = {}
+        self._backoffs: dict[str, Backoff] = {}  # of keys whose last write failed
+        self._resting: set[str] = set()  # those that wait for their next try, in no lane
         self._events: deque[tuple[ServiceEffect, str, str, bool]] = deque()
         self._events_in_flight = 0
         self._wrote_at = self._event_at = float("-inf")
@@ -83,12 +84,13 @@ class Writer:
         for lane in self._lanes:
             lane.pop(key, None)
         self._backoffs.pop(key, None)
+        self._resting.discard(key)
         return key not in self._busy
 
     # -- what is next
 
     def _enqueue(self, effect: ServiceEffect) -> None:
-        if effect.key not in self._busy and effect.key not in self._backoffs:
+        if effect.key not in self._busy and effect.key not in self._resting:
             users, rest = self._lanes
             if not effect.resync:
                 rest.pop(effect.key, None)
@@ -107,7 +109,7 @@ class Writer:
             del lane[key]
             self._busy.add(key)
             self._wrote_at = now
-            self._begin(self._serve(key))
+            self._begin(self._serve(key, *self._wishes.pop(key)))
         self._pump_events(now)
         if self._timer is None and (self._events or any(self._lanes)):
             self._timer = asyncio.get_running_loop().call_later(EVENT_PERIOD_S, self._later)
@@ -131,13 +133,13 @@ class Writer:
 
     # -- one Service
 
-    async def _serve(self, key: str) -> None:
-        epoch, effect = self._wishes.pop(key)
+    async def _serve(self, key: str, epoch: int, effect: ServiceEffect) -> None:
         try:
             if self._may(epoch):
                 await self._write(epoch, effect)
                 self._backoffs.pop(key, None)
             else:
+                self._backoffs.pop(key, None)
                 self._undone(key)
         except ApiError as error:
             if error.status == 429:
@@ -160,12 +162,14 @@ class Writer:
         self._pump()
 
     def _again(self, key: str, epoch: int, effect: ServiceEffect) -> None:
-        """Later, unless another wish has come; a key that waits is in no lane."""
+        """Later, unless another wish has come."""
         self._wishes.setdefault(key, (epoch, effect))
         backoff = self._backoffs.setdefault(key, Backoff(0.05, 5.0, random.random))
+        self._resting.add(key)
         asyncio.get_running_loop().call_later(backoff.next(), self._retry, key)
 
     def _retry(self, key: str) -> None:
+        self._resting.discard(key)
         if key in self._wishes and key not in self._busy:
             self._lanes[self._wishes[key][1].resync][key] = None
             self._pump()
