@@ -148,18 +148,9 @@ def start_porter(replicas: int = 1, shards: int = 1) -> None:
     until("sessions", lambda: all(cluster.sessions_up(node, 1) for node in NODES[:replicas]), 60)
 
 
-def stop_porter() -> None:
-    for node in NODES:
-        stop(f"{node}-manager", signal.SIGKILL)
-
-
 def start_bare() -> None:
     """The bare client that only writes statuses: the limit of this machine."""
     start("bare", [str(PYTHON), "-m", "loadtest.bare"])
-
-
-def stop_bare() -> None:
-    stop("bare", signal.SIGKILL)
 
 
 @contextlib.contextmanager

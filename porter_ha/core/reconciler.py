@@ -31,6 +31,7 @@ class Reconciler:
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._pools = Pools((), {})
         self._effects: list[ServiceEffect] = []
+        self._resync = False  # whether what is decided now was asked for by no change of the Service itself
         self._explained: dict[str, Refusal] = {}
         self._assigned: dict[str, tuple[str, ...]] = {}  # told to be written, and not seen in status yet
         self._pending: dict[str, tuple[str, ...]] = {}  # all that was told since status last showed what it should
@@ -52,8 +53,7 @@ class Reconciler:
         if self._conflicts:
             self._rebuild()
         lacking = [key for key, claim in self.claims.items() if not self._satisfied(claim)]
-        for key in sorted(lacking, key=self._seniority):
-            self._decide(self.claims[key], now)
+        self._decide_again(sorted(lacking, key=self._seniority), now)
 
     def _satisfied(self, claim: Claim) -> bool:
         """Whether the Service has what it asks for, as far as can be said at a glance."""
@@ -161,7 +161,7 @@ class Reconciler:
             self.allocator.release(claim.key, now, keep=claim.held)
             if self.leading and claim.recorded and claim.held:
                 self._relinquished.add(claim.key)
-                self._effects.append(Relinquish(claim.key, claim.uid, claim.held))
+                self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync))
             if self.leading and claim.refusal is not None:
                 self._explain(claim, claim.refusal)
         self._advertise(claim)
@@ -188,17 +188,22 @@ class Reconciler:
             self._pending[claim.key] = tuple(dict.fromkeys(pending + result))
             self._relinquished.discard(claim.key)
             pool = self.allocator.pool_of(result[0]) if result else None
-            self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else ""))
+            self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else "", self._resync))
 
     def _explain(self, claim: Claim, refusal: Refusal) -> None:
         if self._explained.get(claim.key) != refusal:
             self._explained[claim.key] = refusal
-            self._effects.append(Explain(claim.key, claim.uid, refusal))
+            self._effects.append(Explain(claim.key, claim.uid, refusal, self._resync))
 
     def _retry(self, now: float) -> None:
         """Something that Services wait for may have changed."""
-        for key in sorted(self.waiting, key=self._seniority):
+        self._decide_again(sorted(self.waiting, key=self._seniority), now)
+
+    def _decide_again(self, keys: Iterable[str], now: float) -> None:
+        self._resync = True
+        for key in keys:
             self._decide(self.claims[key], now)
+        self._resync = False
 
     # -- announcements
 

@@ -69,7 +69,7 @@ def test_a_new_leader_gives_out_nothing_that_status_records():
     made.set_claim(claim("a/old", held=("10.0.0.0",), recorded=True), 0.0)
     made.set_claim(claim("a/new"), 0.0)
     made.begin_term(1.0)
-    assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool")]
+    assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool", resync=True)]
 
 
 def test_a_new_leader_lets_rest_what_was_freed_before_its_term():
@@ -78,7 +78,7 @@ def test_a_new_leader_lets_rest_what_was_freed_before_its_term():
     made.drop_claim("a/old", 1.0)
     made.set_claim(claim("a/new"), 2.0)
     made.begin_term(2.0)
-    assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool")]
+    assert made.drain_effects() == [Assign("a/new", "uid-a/new", ("10.0.0.1",), "pool", resync=True)]
 
 
 def test_a_new_term_announces_everything_with_a_lower_med():
@@ -97,7 +97,7 @@ def test_two_that_hold_one_address_are_healed_in_favour_of_the_older():
     made.set_claim(claim("b/old", created="2026-01-01T00:00:00Z", held=("10.0.0.0",), recorded=True), 0.0)
     made.begin_term(1.0)
     effects = made.drain_effects()
-    assert Assign("a/young", "uid-a/young", ("10.0.0.1",), "pool") in effects
+    assert Assign("a/young", "uid-a/young", ("10.0.0.1",), "pool", resync=True) in effects
     assert [e.refusal.reason for e in effects if isinstance(e, Explain)] == [Reason.ADDRESS_CONFLICT]
     assert made.allocator.holder("10.0.0.0") == "b/old"
 
@@ -112,9 +112,9 @@ def test_waiting_services_are_retried_when_an_address_or_a_pool_comes_free():
     reasons = [e.refusal.reason for e in made.drain_effects() if isinstance(e, Explain)]
     assert reasons == [Reason.POOL_EXHAUSTED] * 2
     made.drop_claim("a/1", 1.0)
-    assert made.drain_effects() == [Assign("a/2", "uid-a/2", ("10.0.0.1",), "pool")]
+    assert made.drain_effects() == [Assign("a/2", "uid-a/2", ("10.0.0.1",), "pool", resync=True)]
     made.set_pools(Pools((pool(address="10.0.0.1-10.0.0.2"),), {}), 2.0)
-    assert Assign("a/3", "uid-a/3", ("10.0.0.2",), "pool") in made.drain_effects()
+    assert Assign("a/3", "uid-a/3", ("10.0.0.2",), "pool", resync=True) in made.drain_effects()
     assert made.waiting == {}
 
 
