@@ -83,12 +83,11 @@ def drill(name: str, keep: bool) -> None:
                 result = drills.execute(one)
             results.append(result)
             colour, verdict = ("green", "kept") if result.ok else ("red", "BROKEN")
-            control = f", {result.rehashed_control} in the control run" if one.control else ""
             console.print(
                 f"[{colour}]{verdict:6}[/{colour}] {result.name:26} lost: {result.packets_lost} of "
                 f"{result.packets_sent} packets, {result.connections_lost} of {result.connections} connections "
-                f"({result.connections_rehashed} rehashed{control}); takeover {result.takeover_s} s, "
-                f"converged {result.converge_s} s {result.error}"
+                f"({result.connections_rehashed} of {result.rehash_expected} rehashed); "
+                f"takeover {result.takeover_s} s, converged {result.converge_s} s {result.error}"
             )
     except LabError as error:
         raise click.ClickException(str(error)) from None

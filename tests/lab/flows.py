@@ -14,16 +14,10 @@ class Flow:
     """Steady traffic from the client through one router (tests/lab/traffic.py)."""
 
     def __init__(
-        self,
-        router: str,
-        eip: str,
-        seconds: float,
-        pages_per_s: float = 50,
-        packets_per_s: float = 500,
-        first_port: int = 0,
+        self, router: str, eip: str, seconds: float, pages_per_s: float = 50, packets_per_s: float = 500
     ) -> None:
         source = client_source(router)[0]
-        numbers = [str(n) for n in (seconds, pages_per_s, packets_per_s, first_port)]
+        numbers = [str(n) for n in (seconds, pages_per_s, packets_per_s)]
         command = [str(PYTHON), "-m", "tests.lab.traffic", "flow", source, eip, *numbers]
         self._seconds = seconds
         self._process = subprocess.Popen(

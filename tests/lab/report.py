@@ -82,7 +82,7 @@ def markdown(results: list[Result]) -> str:
     head = ("drill", "packets lost / sent", "connections lost / made", "rehashed", "detect", "takeover", "converged")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for r in results:
-        control = f" (control run: {r.rehashed_control})" if r.rehashed_control is not None else ""
+        control = f" (of {r.rehash_expected} that ECMP must rehash)" if r.rehash_expected else ""
         times = [f"{at} s" if at is not None else "-" for at in (r.detect_s, r.takeover_s, r.converge_s)]
         counts = [f"{r.packets_lost} / {r.packets_sent}", f"{r.connections_lost} / {r.connections}"]
         cells = [r.name, *counts, f"{r.connections_rehashed}{control}", *times]

@@ -5,11 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.lab.shell import STATE, inside, run, start, until
-from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, lan
+from tests.lab.shell import PREFIX, STATE, inside, run, start, until
+from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, batch, client_source, lan
 
 FRR_LIB = Path("/usr/lib/frr")
 RUN = Path("/run/porter-lab-frr")  # FRR drops to its own user, who may not enter this checkout
+TRIAL = 790  # a mark and a table that nothing else uses
 PROTOCOLS = {"router1": "bgp", "router2": "bird"}
 
 
@@ -97,7 +98,7 @@ def fib(router: str) -> dict[str, frozenset[str]]:
     """EIP -> addresses of its next hops, as the router's kernel forwards now."""
     found: dict[str, frozenset[str]] = {}
     for family in ("-4", "-6"):
-        text = run("ip", family, "-j", "-n", f"porter-{router}", "route", "show", "proto", PROTOCOLS[router])
+        text = run("ip", family, "-j", "-n", PREFIX + router, "route", "show", "proto", PROTOCOLS[router])
         for route in json.loads(text or "[]"):
             hops = [hop.get("gateway", "") for hop in route.get("nexthops", [route])]
             name = route["dst"].partition("/")[0]
@@ -107,8 +108,26 @@ def fib(router: str) -> dict[str, frozenset[str]]:
 
 def ordered_hops(router: str, eip: str) -> list[str]:
     """An IPv4 EIP's next hops in the order in which the router's kernel has them."""
-    text = run("ip", "-j", "-n", f"porter-{router}", "route", "show", f"{eip}/32", "proto", PROTOCOLS[router])
+    text = run("ip", "-j", "-n", PREFIX + router, "route", "show", f"{eip}/32", "proto", PROTOCOLS[router])
     return [hop["gateway"] for route in json.loads(text) for hop in route.get("nexthops", [route])]
+
+
+def hashed_to(router: str, eip: str, hops: list[str], ports: list[int]) -> list[str]:
+    """The next hop of each of the client's TCP connections from these ports to port 80 of an IPv4 EIP, were these its
+    next hops, in this order: asked of the router's kernel, by a table that no traffic looks at."""
+    ask = f"route get {eip} from {client_source(router)[0]} iif client ipproto tcp dport 80 mark {TRIAL} sport"
+    batch(
+        [
+            f"rule add fwmark {TRIAL} lookup {TRIAL}",
+            f"route add {eip}/32 table {TRIAL} {' '.join(f'nexthop via {hop}' for hop in hops)}",
+        ],
+        router,
+    )
+    try:
+        said = run("ip", "-n", PREFIX + router, "-batch", "-", stdin="\n".join(f"{ask} {port}" for port in ports))
+    finally:
+        batch([f"rule del fwmark {TRIAL} lookup {TRIAL}", f"route flush table {TRIAL}"], router)
+    return re.findall(r" via (\S+)", said)
 
 
 def node_names(hops: frozenset[str]) -> list[str]:

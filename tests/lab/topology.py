@@ -17,6 +17,9 @@ NODES = ("node1", "node2", "node3")
 ROUTERS = ("router1", "router2")
 ROUTER_AS, OUR_AS = 65010, 65001
 API = "10.79.0.10"
+# Addresses, protocol and ports, as real routers hash. Policy 1 would not do: between namespaces it takes the hash that
+# the sender's socket drew at random, another one after each retransmission (skb->l4_hash).
+FIVE_TUPLE = 0x37
 HOST_API = "10.79.255.2"
 
 
@@ -90,8 +93,10 @@ def create() -> None:
             router,
             ipv4__ip_forward=1,
             ipv6__conf__all__forwarding=1,
-            ipv4__fib_multipath_hash_policy=1,
-            ipv6__fib_multipath_hash_policy=1,
+            ipv4__fib_multipath_hash_policy=3,
+            ipv6__fib_multipath_hash_policy=3,
+            ipv4__fib_multipath_hash_fields=FIVE_TUPLE,
+            ipv6__fib_multipath_hash_fields=FIVE_TUPLE,
             ipv4__conf__all__rp_filter=0,
         )
     for name in (*NODES, "controlplane"):
@@ -106,7 +111,6 @@ def create() -> None:
     batch([f"link add {PREFIX}host type veth peer name host netns {PREFIX}controlplane"])
     batch([f"addr add 10.79.255.1/30 dev {PREFIX}host", f"link set {PREFIX}host up"])
     batch([f"addr add {HOST_API}/30 dev host", "link set host up"], "controlplane")
-    sysctl("client", ipv4__tcp_tw_reuse=1)  # the same connections may be opened again at once
     for node in NODES:
         _prepare_node(node)
 

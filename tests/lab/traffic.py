@@ -56,46 +56,32 @@ class _Flow(asyncio.DatagramProtocol):
 
 
 class Lasting:
-    """Long-lived TCP connections, each asking for a page every ASK_S: who serves it, and when it broke.
+    """A long-lived TCP connection that asks for a page every ASK_S: from which port, who served it, when it broke."""
 
-    From fixed source ports on where a router's hash is to treat two runs alike. Else the kernel chooses them: nodes and
-    pods that lost power still know connections of old ports.
-    """
+    def __init__(self) -> None:
+        self.port = 0
+        self.server = ""
+        self.broken_at: float | None = None
 
-    def __init__(self, source: str, address: str, started: float) -> None:
-        self._source, self._address, self._started = source, address, started
-        self.broken: list[tuple[float, str]] = []
-        self.kept = 0
-
-    async def _connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        sock = socket.socket(socket.AF_INET6 if ":" in self._address else socket.AF_INET, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((self._source, port))
-        async with asyncio.timeout(ANSWER_S):
-            await asyncio.get_running_loop().sock_connect(sock, (self._address, PORT))
-        return await asyncio.open_connection(sock=sock)
-
-    async def run(self, seconds: float, port: int) -> None:
-        end, server = time.time() + seconds, ""
+    async def run(self, source: str, address: str, started: float, seconds: float) -> None:
+        end = time.time() + seconds
         try:
-            reader, writer = await self._connect(port)
+            async with asyncio.timeout(ANSWER_S):
+                reader, writer = await asyncio.open_connection(address, PORT, local_addr=(source, 0))
+            self.port = writer.get_extra_info("sockname")[1]
             while time.time() < end:
                 writer.write(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n")
                 async with asyncio.timeout(LASTING_S):
                     head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                    server = head.rpartition("Served-By: ")[2].partition("\r\n")[0]
+                    self.server = head.rpartition("Served-By: ")[2].partition("\r\n")[0]
                     await reader.readexactly(int(head.partition("Content-Length: ")[2].partition("\r\n")[0]))
                 await asyncio.sleep(ASK_S)
             writer.close()
-            self.kept += 1
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            self.broken.append((round(time.time() - self._started, 3), server))
+            self.broken_at = round(time.time() - started, 3)
 
 
-async def flow(
-    source: str, address: str, seconds: float, tcp_per_s: float, udp_per_s: float, first_port: float
-) -> dict[str, object]:
+async def flow(source: str, address: str, seconds: float, tcp_per_s: float, udp_per_s: float) -> dict[str, object]:
     """Steady traffic; what was lost, and when (Unix seconds of sending)."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -136,9 +122,8 @@ async def flow(
             due += 1 / udp_per_s
             await asyncio.sleep(max(0.0, due - loop.time()))
 
-    lasting = Lasting(source, address, started)
-    ports = [int(first_port) + i if first_port else 0 for i in range(LASTING)]
-    await asyncio.gather(pages(), packets(), *(lasting.run(seconds, port) for port in ports))
+    lasting = [Lasting() for _ in range(LASTING)]
+    await asyncio.gather(pages(), packets(), *(one.run(source, address, started, seconds) for one in lasting))
     await asyncio.sleep(0.5)
     answered: set[int] = set()
     for transport, protocol in flows:
@@ -152,8 +137,7 @@ async def flow(
         "packets": len(sent),
         "packets_lost": len(missing),
         "lost_at": sorted(lost_pages + missing)[:2000],
-        "lasting": lasting.kept + len(lasting.broken),
-        "broken": lasting.broken,
+        "lasting": [[one.port, one.server, one.broken_at] for one in lasting],
         "started": started,
     }
 
