@@ -1,12 +1,11 @@
 """Settings of the processes: read once from flags and environment by the CLI, then passed on as values."""
 
-import os
-
 from porter_ha.model.value import Value
 
 
 class ManagerSettings(Value, frozen=True):
-    """One manager replica. Durations in seconds; `node` is the node it runs on, `addresses` that node's own."""
+    """One manager replica. Durations in seconds; `node` is the node it runs on, `addresses` that node's own. With 0
+    `shards` there are as many as the replica may use cores."""
 
     identity: str
     node: str
@@ -23,10 +22,6 @@ class ManagerSettings(Value, frozen=True):
     linger_s: float = 5.0
     link_port: int = 7474
     standby: str = "warm"
-
-    @property
-    def shard_count(self) -> int:
-        return self.shards or max(1, len(os.sched_getaffinity(0)))
 
 
 class AgentSettings(Value, frozen=True):

@@ -75,6 +75,12 @@ class Sync(Frame, frozen=True):
     token: int
 
 
+class Finish(Frame, frozen=True):
+    """Begin no write any more; answer with Synced once none is on its way."""
+
+    token: int
+
+
 class Do(Frame, frozen=True):
     """Carry out these effects in this term."""
 
@@ -91,6 +97,8 @@ class Claims(Frame, frozen=True):
 
 
 class Synced(Frame, frozen=True):
+    """The answer to Sync and to Finish."""
+
     token: int
 
 
@@ -160,7 +168,7 @@ class Heartbeat(Frame, frozen=True):
     counters: dict[str, float]
 
 
-FromManager = Hello | Term | Renew | Raws | Filled | Sync | Do | SetPeers | Door | Routes
+FromManager = Hello | Term | Renew | Raws | Filled | Sync | Finish | Do | SetPeers | Door | Routes
 FromWorker = Claims | Synced | Undone | Sessions | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()

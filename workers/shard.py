@@ -16,6 +16,7 @@ from porter_ha.protocol import (
     Claims,
     Do,
     Filled,
+    Finish,
     FromManager,
     Hello,
     Raw,
@@ -62,6 +63,9 @@ class Shard:
             self._tell_claims()
         elif isinstance(frame, Sync):
             self._tell_claims()
+            self._channel.send(Synced(frame.token))
+        elif isinstance(frame, Finish):
+            await self._writer.finish()
             self._channel.send(Synced(frame.token))
         elif isinstance(frame, Do):
             self._writer.do(frame.epoch, frame.effects)

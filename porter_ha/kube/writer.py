@@ -87,6 +87,12 @@ class Writer:
         self._resting.discard(key)
         return key not in self._busy
 
+    async def finish(self) -> None:
+        """Close the door, and wait for what has left. What has not is given up; events that still wait are dropped."""
+        self.set_term(0, 0.0)
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     # -- what is next
 
     def _enqueue(self, effect: ServiceEffect) -> None:

@@ -5,12 +5,15 @@ two runs the very code that serves (porter_ha/testing).
 """
 
 import asyncio
+import contextlib
 import importlib
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Protocol
 
 import aiohttp
@@ -21,6 +24,7 @@ from porter_ha.protocol import Channel, FromWorker
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEALTH_TIMEOUT_S = 1.0
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Echoes(Protocol):
@@ -49,6 +53,9 @@ class Process(Protocol):
 class Host(Protocol):
     def now(self) -> float:
         """Monotonic seconds: never set back, never compared with another machine's."""
+
+    def cores(self) -> int:
+        """How many the replica may use now; at least one."""
 
     async def spawn(self, module: str, name: str) -> Process:
         """Run `module`.main in a process of its own."""
@@ -86,6 +93,14 @@ class Linux:
 
     def now(self) -> float:
         return time.monotonic()
+
+    def cores(self) -> int:
+        """By affinity and by the container's limit, rounded up (cgroup-v2, cpu.max)."""
+        cores = len(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or the word "max"
+            quota, period = (int(word) for word in CPU_MAX.read_text(encoding="ascii").split())
+            cores = min(cores, -(-quota // period))
+        return max(1, cores)
 
     async def spawn(self, module: str, name: str) -> Process:
         """Plain multiprocessing, spawn."""

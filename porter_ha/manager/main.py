@@ -29,7 +29,7 @@ async def run(settings: ManagerSettings) -> None:
             lambda: all(worker.healthy for worker in replica.workers),
             lambda: readiness(replica),
         )
-        log("manager started", identity=settings.identity, shards=settings.shard_count)
+        log("manager started", identity=settings.identity, shards=len(replica.shards))
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

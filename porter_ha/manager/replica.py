@@ -24,6 +24,7 @@ from porter_ha.protocol import (
     Claims,
     Do,
     Filled,
+    Finish,
     FromWorker,
     Hello,
     Raw,
@@ -38,6 +39,8 @@ from porter_ha.protocol import (
 )
 
 SYNC_S = 2.0
+FINISH_S = 6.0  # a write has 5 s
+CORES_PERIOD_S = 5.0  # no kernel tells of a changed cpu.max
 
 
 class Replica:
@@ -53,7 +56,7 @@ class Replica:
         self.changed = asyncio.Event()
         self.liveness = Liveness()
         self._host, self._client, self._access = host, client, access
-        self.shards = [self._worker("shard", i) for i in range(settings.shard_count)]
+        self.shards = self._new_shards(settings.shards or host.cores())
         self.speaker = self._worker("speaker", 0)
         self.leadership = Leadership(
             settings,
@@ -79,7 +82,8 @@ class Replica:
         self._tokens = 0
         self._waiting_sync: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
         self._unseen: dict[int, set[str]] = {}
-        self._feeding = self._filled = False
+        self._feeding = self._filled = self._holding = False
+        self._running: dict[Worker, asyncio.Task[None]] = {}
         self._refills: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
 
@@ -88,18 +92,20 @@ class Replica:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set; then hand over, and let the workers die with us."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(worker.run(), name=worker.name) for worker in self.workers]
-            tasks += [
+            for worker in self.workers:
+                self._running[worker] = group.create_task(worker.run(), name=worker.name)
+            tasks = [
                 group.create_task(self._feed(), name="inputs"),
                 group.create_task(self._warm_up(), name="warm-up"),
                 group.create_task(self.leadership.run(), name="leadership"),
                 group.create_task(self._prober.run(), name="prober"),
                 group.create_task(self.rejoin.run(), name="rejoin"),
+                group.create_task(self._follow_cores(group), name="cores"),
             ]
             await stop.wait()
             log("stopping")
             await self.leadership.farewell()
-            for task in tasks:
+            for task in (*tasks, *self._running.values()):
                 task.cancel()
 
     @property
@@ -134,13 +140,16 @@ class Replica:
 
     # -- workers
 
-    def _worker(self, role: str, index: int) -> Worker:
+    def _worker(self, role: str, index: int, count: int = 1) -> Worker:
         def hello() -> Hello:
             access = self._access if role == "shard" else None
-            in_flight = max(8, IN_FLIGHT // self.settings.shard_count)
+            in_flight = max(8, IN_FLIGHT // count)
             return Hello(role, index, self.settings.node, self.settings.classless, in_flight, access)
 
         return Worker(self._host, f"workers.{role}", hello, self._started, self._frame)
+
+    def _new_shards(self, count: int) -> list[Worker]:
+        return [self._worker("shard", i, count) for i in range(count)]
 
     def _started(self, worker: Worker) -> None:
         if worker is self.speaker:
@@ -149,26 +158,61 @@ class Replica:
         worker.send(self.leadership.term)
         if self._feeding:
             log("shard restarted, listing again", shard=worker.index)
-            task = asyncio.create_task(self._refill(worker))
+            task = asyncio.create_task(self._refill([worker]))
             self._refills.add(task)
             task.add_done_callback(self._refills.discard)
 
-    async def _refill(self, worker: Worker) -> None:
-        """A new shard process knows nothing: everything is listed again, and claims it does not repeat are dropped."""
-        mine = {k for k in self.reconciler.claims if shard_of(k, len(self.shards)) == worker.index}
-        self._unseen[worker.index] = mine
-        generation = worker.restarts
+    async def _refill(self, workers: list[Worker]) -> None:
+        """New shard processes know nothing: everything is listed again, and claims they do not repeat are dropped."""
+        owned: dict[int, set[str]] = {worker.index: set() for worker in workers}
+        for key in self.reconciler.claims:
+            if (index := shard_of(key, len(self.shards))) in owned:
+                owned[index].add(key)
+        generations = {worker: worker.pid for worker in workers}
+        self._unseen.update({index: set(keys) for index, keys in owned.items()})
         self.inputs.relist()
         await self.inputs.relisted()
         if self._filled:
-            worker.send(Filled())
+            for worker in workers:
+                worker.send(Filled())
         await self._sync_shards()
-        if worker.restarts != generation:
-            return  # it died again; its successor does this anew
-        for key in self._unseen.pop(worker.index, set()):
-            self.reconciler.drop_claim(key, self._host.now())
-        self.reconciler.repeat(mine, self._host.now())
+        for worker, generation in generations.items():
+            if worker.pid == generation:  # else it died again; its successor does this anew
+                for key in self._unseen.pop(worker.index, set()):
+                    self.reconciler.drop_claim(key, self._host.now())
+                self.reconciler.repeat(owned[worker.index], self._host.now())
         self._pump()
+
+    async def _follow_cores(self, group: asyncio.TaskGroup) -> None:
+        """As many shards as cores, unless the settings say how many, also when a container is resized in place."""
+        while not self.settings.shards:
+            await asyncio.sleep(CORES_PERIOD_S)
+            while self._refills:
+                await asyncio.wait(set(self._refills))
+            count = self._host.cores()
+            if self._filled and count != len(self.shards):
+                task = group.create_task(self._rebalance(count, group), name="rebalance")
+                self._refills.add(task)
+                task.add_done_callback(self._refills.discard)
+
+    async def _rebalance(self, count: int, group: asyncio.TaskGroup) -> None:
+        """Other shards in the place of these. What has left an old one is waited for, what has not is decided again;
+        in between nothing is written, and nothing that is announced changes."""
+        log("rebalancing", shards=count, before=len(self.shards))
+        self._feeding, self._holding = False, True
+        await self._finish_shards()
+        for worker in self.shards:
+            task = self._running.pop(worker)
+            task.cancel()
+            await asyncio.wait([task])
+        self.shards[:] = self._new_shards(count)
+        for worker in self.shards:
+            self._running[worker] = group.create_task(worker.run(), name=worker.name)
+        for worker in self.shards:
+            await worker.started.wait()
+        self._feeding, self._holding = True, False
+        await self._refill([*self.shards])
+        log("rebalanced", shards=count)
 
     async def _settle_shards(self) -> None:
         """Until every shard has digested everything that the watches have delivered so far (and not a part of it)."""
@@ -181,20 +225,28 @@ class Replica:
 
     async def _sync_shards(self) -> None:
         """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
-        while True:
-            self._tokens = token = self._tokens + 1
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting_sync[token] = ({shard.index for shard in self.shards}, future)
-            for shard in self.shards:
-                shard.send(Sync(token))
-            try:
-                async with asyncio.timeout(SYNC_S):
-                    await future
-                return
-            except TimeoutError:  # a shard was not up, or died with the question
-                continue
-            finally:
-                self._waiting_sync.pop(token, None)
+        while not await self._ask_shards(Sync, SYNC_S):
+            pass  # a shard was not up, or died with the question
+
+    async def _finish_shards(self) -> None:
+        """Until no shard has a write on its way, or FINISH_S."""
+        await self._ask_shards(Finish, FINISH_S)
+
+    async def _ask_shards(self, question: type[Sync | Finish], patience_s: float) -> bool:
+        """Whether all have answered in this time."""
+        self._tokens = token = self._tokens + 1
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_sync[token] = ({shard.index for shard in self.shards}, future)
+        for shard in self.shards:
+            shard.send(question(token))
+        try:
+            async with asyncio.timeout(patience_s):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            del self._waiting_sync[token]
+        return True
 
     def _synced(self, index: int, token: int) -> None:
         left, future = self._waiting_sync.get(token, (set(), None))
@@ -209,7 +261,7 @@ class Replica:
         for raw in raws:
             batches.setdefault(shard_of(raw.service_key, len(self.shards)), []).append(raw)
         for index, batch in batches.items():
-            self.shards[index].send(Raws(batch))
+            self.shards[index].send(Raws(batch))  # to a shard that is being replaced in vain: all is listed again
 
     def _api_servers(self, hosts: list[str]) -> None:
         task = asyncio.create_task(self.leadership.elector.use(hosts), name="API servers")
@@ -317,7 +369,8 @@ class Replica:
     def _pump(self) -> None:
         """Let out what the reconciler decided: effects by the API door, announcements to the speaker."""
         self._pumping = False
-        effects, epoch = self.reconciler.drain_effects(), self.leadership.acting_epoch
+        effects = [] if self._holding else self.reconciler.drain_effects()
+        epoch = self.leadership.acting_epoch
         if epoch:
             batches: dict[int, Do] = {}
             for effect in effects:

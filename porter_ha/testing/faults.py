@@ -147,6 +147,16 @@ async def kill_worker(faults: Faults) -> str:
     return child.name
 
 
+async def resized(faults: Faults) -> str:
+    """A replica may use more or fewer cores."""
+    found = faults.manager()
+    if found is None:
+        return "nobody"
+    found[0].cores = faults.random.randint(1, 4)
+    await faults.pause(0.5, 9.0)
+    return f"{found[0].name} has {found[0].cores}"
+
+
 async def cut_from_api(faults: Faults) -> str:
     found = faults.manager()
     if found is None:
@@ -252,6 +262,7 @@ MANAGER_FAULTS: tuple[Fault, ...] = (
     freeze_manager,
     freeze_manager,
     kill_worker,
+    resized,
     cut_from_api,
     cut_replicas,
     cut_from_router,

@@ -77,10 +77,12 @@ class SimulatedHost:
         healthy: Healthy,
         clock: tuple[float, float],
         children: dict[str, Process],
+        cores: Callable[[], int],
     ) -> None:
         self.network, self.machine, self.process = network, machine, process
         self._client, self._healthy, self._clock, self.children = client, healthy, clock, children
         self._pids = 100
+        self.cores = cores
 
     def now(self) -> float:
         offset, rate = self._clock

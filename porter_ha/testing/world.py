@@ -37,6 +37,7 @@ class Node:
     def __init__(self, name: str, machine: Machine) -> None:
         self.name, self.machine = name, machine
         self.agent = self.proxy = self.reporting = True
+        self.cores = 2
         self.died_at = float("-inf")
         self.well_since = 0.0
         self.boots = 0
@@ -140,7 +141,6 @@ class World:
             node=node.name,
             addresses=(node.machine.address,),
             namespace=NAMESPACE,
-            shards=2,
             standby=self.standby,
         )
         children: dict[str, Process] = {}
@@ -156,6 +156,7 @@ class World:
             healthy=self._healthy,
             clock=(1000.0 * self._starts + node.boots, self.random.uniform(0.9995, 1.0005)),
             children=children,
+            cores=lambda: node.cores,
         )
         task = process.start(self._run_manager(node, process, settings, host, client(process), children))
         task.add_done_callback(lambda t: self._manager_ended(process, t))

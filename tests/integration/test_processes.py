@@ -10,7 +10,7 @@ from tests.lab import cluster, nodes, routers
 from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.flows import RouteMonitor
-from tests.lab.shell import PIDS, inside, session_pids, until
+from tests.lab.shell import PIDS, inside, session_pids, stop, until
 from tests.lab.topology import NODES, ROUTERS
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -48,6 +48,45 @@ def test_a_worker_of_the_leader_dies(eip, worker):
     apply(service("after", "web"))
     wait_fib(wait_addresses("after")[0], list(NODES))
     assert nodes.leader() == leader, "the leader went on leading"
+    assert watch.changes() == []
+    assert addresses("web") == (eip,)
+
+
+@pytest.fixture
+def alone():
+    """A replica that leads alone, with a shard for each core that it may use."""
+    for node in NODES:
+        stop(f"{node}-manager")
+    nodes.start_manager(NODES[0], 0)
+    until("it leads", lambda: nodes.leader() == NODES[0], 40)
+    until("its sessions", lambda: cluster.sessions_up(NODES[0]), 20)
+    yield NODES[0]
+    stop(f"{NODES[0]}-manager")
+    for node in NODES:
+        nodes.start_manager(node)
+    cluster.settled()
+
+
+def test_shards_follow_the_cores_that_the_replica_may_use(eip, alone):
+    manager, cores = nodes.manager_pids(alone)[0], os.sched_getaffinity(0)
+    wait_fib(eip, list(NODES))
+    watch, made = RouteWatch(eip), []
+
+    def shards() -> int:
+        return sum(name.startswith("shard") for name in nodes.pids(alone))
+
+    assert shards() == len(cores) > 1
+    for allowed in ({min(cores)}, cores):
+        os.sched_setaffinity(manager, allowed)
+        while shards() != len(allowed):  # Services come all the while: the old shards', the new ones', and in between
+            made.append(f"during-{len(made)}")
+            apply(service(made[-1], "web"))
+            assert len(made) < 300
+    got = {wait_addresses(name)[0] for name in made}
+    assert len(got) == len(made)
+    assert eip not in got
+    for address in got:
+        wait_fib(address, list(NODES))
     assert watch.changes() == []
     assert addresses("web") == (eip,)
 

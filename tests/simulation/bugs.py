@@ -24,11 +24,13 @@ from porter_ha.manager import bgp_door
 from porter_ha.manager.bgp_door import BgpDoor
 from porter_ha.manager.elector import Elector
 from porter_ha.manager.leadership import Leadership
+from porter_ha.manager.replica import Replica
 from porter_ha.testing import faults, users
 from porter_ha.testing.simulate import Plan
 from porter_ha.testing.world import World
 
 CHURN = (users.new_service, users.old_service)
+NEVER_DONE = "never done"  # no checker: the run does not come to an end
 QUIET = Plan(managers=(), nodes=(), api=(), gap_s=(0.5, 3.0), users_gap_s=(0.1, 0.6))
 
 
@@ -190,6 +192,15 @@ def leadership_ignores_reach():
     return stack
 
 
+def rebalanced_shards_are_not_filled():
+    """Shards that take others' places wait for ever for what exists."""
+
+    async def refill(self, workers):
+        return
+
+    return patch.object(Replica, "_refill", refill)
+
+
 BUGS = [
     Bug(
         "no_barrier",
@@ -255,5 +266,11 @@ BUGS = [
         leadership_ignores_reach,
         {"I3"},
         msgspec.structs.replace(QUIET, managers=(faults.cut_from_router,), users=()),
+    ),
+    Bug(
+        "rebalanced_shards_are_not_filled",
+        rebalanced_shards_are_not_filled,
+        {NEVER_DONE},
+        msgspec.structs.replace(QUIET, managers=(faults.resized,), users=CHURN),
     ),
 ]
