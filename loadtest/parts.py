@@ -16,7 +16,7 @@ from porter_ha.core.allocate import Allocator, PoolSettings
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.kube import paths, status
 from porter_ha.kube.client import MERGE, STRATEGIC, Client
-from porter_ha.model.net import V4, parse_range, to_text
+from porter_ha.model.net import V4, parse_range, parse_ranges, to_text
 from porter_ha.model.plan import Claim, NodeView, Serving
 from porter_ha.model.reasons import Reason
 from tests.lab import nodes
@@ -40,7 +40,7 @@ def _views(count: int) -> dict[str, NodeView]:
 def allocator(count: int) -> float:
     """Seconds to fill a pool of this many addresses."""
     made = Allocator()
-    made.set_pools([PoolSettings("pool", parse_range(f"{FIRST}-{to_text(V4, parse_range(FIRST).first + count - 1)}"))])
+    made.set_pools([PoolSettings("pool", parse_ranges(f"{FIRST}-{to_text(V4, parse_range(FIRST).first + count - 1)}"))])
     claims = [_claim(i) for i in range(count)]
     began = time.perf_counter()
     for claim in claims:

@@ -15,7 +15,7 @@ import msgspec
 from porter_ha.core import selectors
 from porter_ha.core.allocate import PoolSettings
 from porter_ha.model import names
-from porter_ha.model.net import V4, V6, family_of, parse_address, parse_range, to_text
+from porter_ha.model.net import V4, V6, family_of, parse_address, parse_ranges, to_text
 from porter_ha.model.objects import BgpConf, BgpPeer, Eip, GracefulRestart, LabelSelector, ObjectMeta
 from porter_ha.model.plan import PeerSettings, Refusal
 from porter_ha.model.reasons import Reason
@@ -25,6 +25,7 @@ HOLD_TIME_S = 30
 CONNECT_RETRY_S = 5
 RESTART_TIME_S = 120
 MAX_RESTART_TIME_S = 4095  # 12 bits on the wire (RFC 4724)
+ORDERS = ("Ascending", "Descending")
 _FAMILY_OF_GOBGP = {0: V4, 1: V6}  # gobgp numbers address families this way in Global.families
 _FAMILY_OF_AFI = {"AFI_IP": V4, "AFI_IP6": V6}
 
@@ -57,33 +58,44 @@ def admit_eips(eips: Iterable[Eip]) -> Pools:
     for eip in sorted(eips, key=lambda e: _age(e.metadata)):
         name = eip.metadata.name
         try:
-            covered = parse_range(eip.spec.address)
+            ranges = parse_ranges(eip.spec.address)
         except ValueError as error:
             refused[name] = Refusal(Reason.EIP_ADDRESS_INVALID, f"spec.address: {error}")
+            continue
+        if eip.spec.allocation_order not in ("", *ORDERS):
+            text = f"spec.allocationOrder: {eip.spec.allocation_order!r} is none of {', '.join(ORDERS)}"
+            refused[name] = Refusal(Reason.EIP_INVALID, text)
+            continue
+        if eip.spec.service_selector is not None and (wrong := selectors.check(eip.spec.service_selector)):
+            refused[name] = Refusal(Reason.EIP_INVALID, f"spec.serviceSelector.{wrong}")
             continue
         if eip.spec.protocol not in ("", "bgp"):
             refused[name] = Refusal(
                 Reason.PROTOCOL_UNSUPPORTED, f"spec.protocol: {eip.spec.protocol!r} is not supported; use bgp"
             )
             continue
-        rival = next((p for p in accepted if p.range.overlaps(covered)), None)
+        rival = next((p for p in accepted if any(r.overlaps(own) for r in p.ranges for own in ranges)), None)
         if rival is not None:
             refused[name] = Refusal(
                 Reason.EIP_OVERLAPS, f"spec.address: {eip.spec.address!r} overlaps the older Eip {rival.name}"
             )
             continue
-        is_default = eip.metadata.annotation(names.DEFAULT_EIP_ANNOTATION) == "true" and covered.family not in defaults
-        defaults |= {covered.family} if is_default else set()
+        family = ranges[0].family
+        is_default = eip.metadata.annotation(names.DEFAULT_EIP_ANNOTATION) == "true" and family not in defaults
+        defaults |= {family} if is_default else set()
         accepted.append(
             PoolSettings(
                 name=name,
-                range=covered,
+                ranges=ranges,
                 disabled=eip.spec.disable,
                 default=is_default,
                 skip_boundaries=eip.spec.using_known_ips is False,
                 priority=eip.spec.priority,
                 namespaces=tuple(eip.spec.namespaces or ()),
                 namespace_selector=tuple(sorted((eip.spec.namespace_selector or {}).items())),
+                service_selector=eip.spec.service_selector,
+                auto=eip.spec.auto_assign,
+                descending=eip.spec.allocation_order == "Descending",
             )
         )
     return Pools(tuple(accepted), refused)

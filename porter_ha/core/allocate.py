@@ -13,7 +13,9 @@ QUARANTINE_S unless the pool is otherwise full: nodes may still hold rules of th
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
-from porter_ha.model.net import AddressRange, is_boundary, parse_address, to_text
+from porter_ha.core import selectors
+from porter_ha.model.net import V4, AddressRange, is_boundary, parse_address, to_text
+from porter_ha.model.objects import LabelSelector
 from porter_ha.model.plan import Claim, Refusal
 from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
@@ -23,41 +25,62 @@ MANY_REST = 4096
 
 
 class PoolSettings(Value, frozen=True):
-    """An Eip as the allocator sees it: already validated."""
+    """An Eip as the allocator sees it: already validated. All ranges are of one family, and none overlaps another.
+
+    Without `auto` it serves only who asks for it or for one of its addresses; `descending`: highest address first.
+    """
 
     name: str
-    range: AddressRange
+    ranges: tuple[AddressRange, ...]
     disabled: bool = False
     default: bool = False
     skip_boundaries: bool = False
     priority: int = 0
     namespaces: tuple[str, ...] = ()
     namespace_selector: tuple[tuple[str, str], ...] = ()
+    service_selector: LabelSelector | None = None
+    auto: bool = True
+    descending: bool = False
+
+    @property
+    def family(self) -> int:
+        return self.ranges[0].family
 
     @property
     def bound(self) -> bool:
-        """Whether only some namespaces may use it."""
-        return bool(self.namespaces or self.namespace_selector)
+        """Whether only some namespaces or Services may use it."""
+        return bool(self.namespaces or self.namespace_selector or self.service_selector)
 
-    def serves(self, namespace: str, labels: Mapping[str, str]) -> bool:
+    def covers(self, address: tuple[int, int]) -> bool:
+        return any(address in covered for covered in self.ranges)
+
+    def serves(self, claim: Claim, labels: Mapping[str, str]) -> bool:
+        """Whether the claim may have addresses of it; `labels` are its namespace's."""
         if not self.bound:
             return True
-        if namespace in self.namespaces:
+        if self.service_selector and not selectors.matches(self.service_selector, dict(claim.labels)):
+            return False
+        if claim.namespace in self.namespaces or not (self.namespaces or self.namespace_selector):
             return True
         selector = self.namespace_selector
         return bool(selector) and all(labels.get(key) == value for key, value in selector)
 
     def usable(self, number: int) -> bool:
-        return not (self.skip_boundaries and self.range.size > 1 and is_boundary(self.range.family, number))
+        """Whether it may be handed out: .0 and .255 may not where they are to be skipped, unless named one by one."""
+        if not self.skip_boundaries or not is_boundary(self.family, number):
+            return True
+        return any(covered.size == 1 and number == covered.first for covered in self.ranges)
 
 
 class Pool:
-    """The free side of one range: a cursor that only rises, and the released addresses in order of release."""
+    """The free side of an Eip: a cursor that only moves on, and the released addresses in order of release."""
 
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self.used: dict[int, str] = {}
-        self._fresh = settings.range.first
+        self._ahead = [*settings.ranges] if settings.descending else [*reversed(settings.ranges)]  # the last is next
+        self._step = -1 if settings.descending else 1
+        self._fresh = self._begin()
         self._released: OrderedDict[int, float] = OrderedDict()
 
     def take(self, number: int, holder: str) -> None:
@@ -83,19 +106,30 @@ class Pool:
         rested = next(iter(self._released.items()), None)
         if rested is not None and len(self._released) > MANY_REST and now - rested[1] >= QUARANTINE_S:
             return rested[0]
-        while self._fresh <= self.settings.range.last:
-            number = self._fresh
-            if number in self.used or number in self._released or not self.settings.usable(number):
-                self._fresh += 1
-                continue
-            return number
+        while self._ahead:
+            covered, number = self._ahead[-1], self._fresh
+            if not covered.first <= number <= covered.last:
+                self._ahead.pop()
+                self._fresh = self._begin()
+            elif number in self.used or number in self._released or not self.settings.usable(number):
+                self._fresh += self._step
+            else:
+                return number
         return rested[0] if rested is not None else None
+
+    def _begin(self) -> int:
+        """Where the next range begins."""
+        if not self._ahead:
+            return 0
+        return self._ahead[-1].last if self.settings.descending else self._ahead[-1].first
 
     @property
     def capacity(self) -> int:
         """How many addresses it may hand out."""
-        covered = self.settings.range
-        if not self.settings.skip_boundaries or covered.size == 1:
+        return sum(self._usable_of(covered) for covered in self.settings.ranges)
+
+    def _usable_of(self, covered: AddressRange) -> int:
+        if not self.settings.skip_boundaries or covered.size == 1 or covered.family != V4:
             return covered.size
         blocks = (covered.last >> 8) - (covered.first >> 8) + 1
         edges = 2 * blocks - (covered.first & 0xFF != 0) - (covered.last & 0xFF != 0xFF)
@@ -127,13 +161,13 @@ class Allocator:
                 continue
             pool = self._pools[name] = Pool(setting)
             for (family, number), holder in self._holder_of.items():
-                if (family, number) in setting.range:
+                if setting.covers((family, number)):
                     pool.take(number, holder)
         self._open = {}
         if not any(pool.settings.bound for pool in self._pools.values()):
-            for family in {pool.settings.range.family for pool in self._pools.values()}:
-                found = self._in_order([p for p in self._pools.values() if p.settings.range.family == family])
-                self._open[family] = found
+            automatic = [pool for pool in self._pools.values() if pool.settings.auto]
+            for family in {pool.settings.family for pool in automatic}:
+                self._open[family] = self._in_order([p for p in automatic if p.settings.family == family])
 
     def inherit(self, other: "Allocator") -> None:
         """Keep the quarantine of `other`: nodes may still hold old rules of what was freed before."""
@@ -146,7 +180,7 @@ class Allocator:
 
     def _pool_at(self, parsed: tuple[int, int]) -> Pool | None:
         for pool in self._pools.values():
-            if parsed in pool.settings.range:
+            if pool.settings.covers(parsed):
                 return pool
         return None
 
@@ -233,7 +267,7 @@ class Allocator:
         if wanted:
             return address in wanted
         named = self._pools.get(claim.wanted_pool)
-        return named is None or parsed in named.settings.range or named.settings.range.family != family
+        return named is None or named.settings.covers(parsed) or named.settings.family != family
 
     def _choose(
         self, claim: Claim, family: int, labels: Mapping[str, str], now: float, broken: Mapping[str, str]
@@ -271,14 +305,14 @@ class Allocator:
         if holder is not None and holder != claim.key:
             return Refusal(Reason.ADDRESS_IN_USE, f"address {wanted} is held by Service {holder}; ask for another one")
         pool = self.pool_of(wanted)
-        allowed = pool is not None and pool.settings.serves(claim.namespace, labels)
+        allowed = pool is not None and pool.settings.serves(claim, labels)
         if pool is None or not allowed or (claim.wanted_pool and pool.settings.name != claim.wanted_pool):
-            usable = [p for p in self._pools.values() if p.settings.serves(claim.namespace, labels)]
-            ranges = ", ".join(f"{p.settings.name} ({_range_text(p.settings.range)})" for p in usable) or "none yet"
+            usable = [p for p in self._pools.values() if p.settings.serves(claim, labels)]
+            ranges = ", ".join(f"{p.settings.name} ({_text(p.settings.ranges)})" for p in usable) or "none yet"
             hint = "".join(f"; Eip {name} is refused: {why}" for name, why in broken.items())
             return Refusal(
                 Reason.ADDRESS_NOT_IN_POOL,
-                f"address {wanted} is in no Eip that namespace {claim.namespace} may use; they are: {ranges}{hint}",
+                f"address {wanted} is in no Eip that Service {claim.key} may use; they are: {ranges}{hint}",
             )
         if pool.settings.disabled:
             return Refusal(
@@ -295,25 +329,28 @@ class Allocator:
     def _candidates(
         self, claim: Claim, family: int, labels: Mapping[str, str], broken: Mapping[str, str]
     ) -> list[Pool] | Refusal:
-        """OpenELB's order: the named Eip, else those bound to the namespace, else the default, else any.
+        """OpenELB's order: the named Eip, else those bound to the namespace or Service, else the default, else any.
 
         Each family has its own default. Within a step: enabled before disabled, then by priority and name.
         """
-        usable = [p for p in self._pools.values() if p.settings.serves(claim.namespace, labels)]
-        fitting = [p for p in usable if p.settings.range.family == family]
+        serving = [p for p in self._pools.values() if p.settings.serves(claim, labels)]
+        usable = [p for p in serving if p.settings.auto]
+        fitting = [p for p in usable if p.settings.family == family]
         if claim.wanted_pool:
             named = self._named(claim, labels, broken)
             # The other family of a dual-stack Service comes from wherever it may: an Eip has one family only.
-            if isinstance(named, Refusal) or named.settings.range.family == family or len(claim.families) == 1:
+            if isinstance(named, Refusal) or named.settings.family == family or len(claim.families) == 1:
                 return self._of_family([named], family) if isinstance(named, Pool) else named
         if fitting:
             return self._in_order(fitting)
         if usable:
             return self._of_family(usable, family)
         hint = "".join(f"; Eip {name} is refused: {why}" for name, why in broken.items())
+        hint += f"; {_name_pools(serving)} has spec.autoAssign: false and must be named" if serving else ""
         return Refusal(
             Reason.NO_POOL,
-            f"no Eip serves namespace {claim.namespace}; create one, or annotate one as the default{hint}",
+            f"no Eip serves Service {claim.key} (namespace {claim.namespace}, and its labels); create one, or widen "
+            f"the selectors of one{hint}",
         )
 
     @staticmethod
@@ -333,14 +370,16 @@ class Allocator:
         if named is None:
             known = ", ".join(sorted(self._pools)) or "none yet"
             return Refusal(Reason.POOL_NOT_FOUND, f"there is no Eip {claim.wanted_pool!r}; there are: {known}")
-        if not named.settings.serves(claim.namespace, labels):
+        if not named.settings.serves(claim, labels):
             return Refusal(
-                Reason.NO_POOL, f"Eip {claim.wanted_pool} does not serve namespace {claim.namespace}; name another"
+                Reason.NO_POOL,
+                f"Eip {claim.wanted_pool} does not serve Service {claim.key} (spec.namespaces, namespaceSelector or "
+                "serviceSelector); name another",
             )
         return named
 
     def _of_family(self, pools: list[Pool], family: int) -> list[Pool] | Refusal:
-        fitting = [p for p in pools if p.settings.range.family == family]
+        fitting = [p for p in pools if p.settings.family == family]
         if fitting:
             return fitting
         return Refusal(
@@ -353,6 +392,5 @@ def _name_pools(pools: Iterable[Pool]) -> str:
     return "Eip " + ", ".join(p.settings.name for p in pools)
 
 
-def _range_text(covered: AddressRange) -> str:
-    first, last = to_text(covered.family, covered.first), to_text(covered.family, covered.last)
-    return first if first == last else f"{first}-{last}"
+def _text(ranges: Iterable[AddressRange]) -> str:
+    return ", ".join(map(str, ranges))

@@ -58,6 +58,7 @@ def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool)
         recorded=recorded,
         local=service.spec.external_traffic_policy == "Local",
         serving=serving(slices),
+        labels=tuple(sorted((meta.labels or {}).items())),
         refusal=refusal,
     )
 

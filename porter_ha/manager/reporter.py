@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from heapq import nsmallest
 
 import orjson
 
@@ -176,16 +176,16 @@ class Reporter:
         pool = self._replica.reconciler.allocator.pools.get(name)
         if pool is None:
             return {"ready": False, "poolSize": 0, "usage": 0, "occupied": False, "used": None}
-        covered = pool.settings.range
-        shown = {to_text(covered.family, n): holder for n, holder in islice(sorted(pool.used.items()), USED_SHOWN)}
+        family, ranges = pool.settings.family, pool.settings.ranges
+        shown = {to_text(family, n): holder for n, holder in nsmallest(USED_SHOWN, pool.used.items())}
         return {
             "ready": True,
             "poolSize": min(pool.capacity, 2**63 - 1),
             "usage": len(pool.used),
             "occupied": len(pool.used) >= pool.capacity,
-            "firstIP": to_text(covered.family, covered.first),
-            "lastIP": to_text(covered.family, covered.last),
-            "v4": covered.family == V4,
+            "firstIP": to_text(family, min(covered.first for covered in ranges)),
+            "lastIP": to_text(family, max(covered.last for covered in ranges)),
+            "v4": family == V4,
             "used": shown,
         }
 

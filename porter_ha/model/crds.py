@@ -97,7 +97,7 @@ _GRACEFUL_RESTART = _object(
 _EIP_SPEC = _object(
     "A pool of addresses.",
     {
-        "address": _text("An address, a prefix, or a range first-last; IPv4 or IPv6."),
+        "address": _text("Addresses, prefixes and ranges first-last, separated by commas; all IPv4 or all IPv6."),
         "protocol": _text("bgp (layer2 and vip are known and refused).", enum=["", "bgp", "layer2", "vip"]),
         "interface": _text("For layer2 and vip; not read."),
         "disable": _flag("No new assignments; Services that have an address keep it."),
@@ -105,6 +105,10 @@ _EIP_SPEC = _object(
         "priority": _number("Of several Eips for a namespace, the lowest number is used first."),
         "namespaces": _list("Only Services in these namespaces, by default ahead of other Eips.", {"type": "string"}),
         "namespaceSelector": _map("Only Services in namespaces with all of these labels.", {"type": "string"}),
+        "serviceSelector": {**_SELECTOR, "description": "Only Services with such labels, ahead of other Eips."},
+        "autoAssign": _flag("false: only for Services that name this Eip or an address of it; default true."),
+        "allocationOrder": _text("Which addresses go first; default Ascending.", enum=["Ascending", "Descending"]),
+        "description": _text("For people."),
     },
     ("address",),
 )

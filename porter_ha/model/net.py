@@ -60,6 +60,10 @@ class AddressRange(Value, frozen=True):
         family, number = address
         return family == self.family and self.first <= number <= self.last
 
+    def __str__(self) -> str:
+        first, last = to_text(self.family, self.first), to_text(self.family, self.last)
+        return first if first == last else f"{first}-{last}"
+
     def overlaps(self, other: "AddressRange") -> bool:
         return self.family == other.family and self.first <= other.last and other.first <= self.last
 
@@ -88,6 +92,19 @@ def parse_range(text: str) -> AddressRange:
     except ValueError:
         raise ValueError(f"{text!r} is no pool; give {FORMS}") from None
     return AddressRange(family, number, number)
+
+
+def parse_ranges(text: str) -> tuple[AddressRange, ...]:
+    """An Eip's whole spec.address: one or several of the three forms, separated by commas. Raises ValueError."""
+    found: list[AddressRange] = []
+    for part in text.split(","):
+        covered = parse_range(part)
+        if found and covered.family != found[0].family:
+            raise ValueError(f"{text!r} mixes IPv4 and IPv6; make an Eip for each")
+        if any(covered.overlaps(other) for other in found):
+            raise ValueError(f"{text!r} names addresses of {part.strip()!r} twice; name each once")
+        found.append(covered)
+    return tuple(found)
 
 
 def is_boundary(family: int, number: int) -> bool:

@@ -148,6 +148,20 @@ class Namespace(Wire, frozen=True):
     metadata: ObjectMeta
 
 
+# --- selectors -----------------------------------------------------------------------------------------------
+
+
+class LabelSelectorRequirement(Wire, frozen=True):
+    key: str = ""
+    operator: str = ""
+    values: list[str] | None = None
+
+
+class LabelSelector(Wire, frozen=True):
+    match_labels: dict[str, str] | None = None
+    match_expressions: list[LabelSelectorRequirement] | None = None
+
+
 # --- Eip -----------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +173,9 @@ class EipSpec(Wire, frozen=True):
     priority: int = 0
     namespaces: list[str] | None = None
     namespace_selector: dict[str, str] | None = None
+    service_selector: LabelSelector | None = None
+    auto_assign: bool = True
+    allocation_order: str = ""
 
 
 class Eip(Wire, frozen=True):
@@ -265,17 +282,6 @@ class AddPaths(Wire, frozen=True):
 class AfiSafi(Wire, frozen=True):
     config: AfiSafiConfig | None = None
     add_paths: AddPaths | None = None
-
-
-class LabelSelectorRequirement(Wire, frozen=True):
-    key: str = ""
-    operator: str = ""
-    values: list[str] | None = None
-
-
-class LabelSelector(Wire, frozen=True):
-    match_labels: dict[str, str] | None = None
-    match_expressions: list[LabelSelectorRequirement] | None = None
 
 
 class BgpPeerSpec(Wire, frozen=True):

@@ -41,6 +41,7 @@ class Claim(Value, frozen=True):
     recorded: bool = False
     local: bool = False
     serving: tuple[Serving, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
     refusal: Refusal | None = None
 
     @property

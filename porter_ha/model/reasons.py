@@ -46,6 +46,7 @@ class Reason(StrEnum):
     # Eip, BgpConf, BgpPeer
     ACCEPTED = "Accepted", "The object is in use."
     EIP_ADDRESS_INVALID = "EipAddressInvalid", "spec.address is no address, prefix or range."
+    EIP_INVALID = "EipInvalid", "A field of the Eip is wrong."
     EIP_OVERLAPS = "EipOverlaps", "spec.address overlaps an older Eip, which keeps the addresses."
     PROTOCOL_UNSUPPORTED = "ProtocolUnsupported", "Only spec.protocol bgp is supported."
     CONF_INVALID = "ConfInvalid", "A field of the BgpConf is wrong."

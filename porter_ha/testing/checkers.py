@@ -250,4 +250,4 @@ def recomputed(world: World) -> list[str]:
 
 def _used(replica: Replica) -> dict[str, str]:
     pools = replica.reconciler.allocator.pools.values()
-    return {to_text(p.settings.range.family, n): key for p in pools for n, key in p.used.items()}
+    return {to_text(p.settings.family, n): key for p in pools for n, key in p.used.items()}

@@ -40,7 +40,7 @@ def test_eips(samples):
     assert pools.refused == {}
     by_name = {p.name: p for p in pools.accepted}
     assert by_name["bgp-eip"].default
-    assert by_name["bgp-eip"].range.size == 9
+    assert by_name["bgp-eip"].ranges[0].size == 9
     assert by_name["eip-sample-pool"].namespaces == ("test-namespace",)
     assert by_name["eip-sample-pool"].priority == 100
 

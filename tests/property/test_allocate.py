@@ -17,7 +17,7 @@ steps = st.one_of(
     st.tuples(st.just("want"), st.tuples(st.sampled_from(KEYS), WISHES)),
     st.tuples(st.just("delete"), st.sampled_from(KEYS)),
     st.tuples(st.just("opt out"), st.sampled_from(KEYS)),
-    st.tuples(st.just("pools"), st.lists(st.sampled_from(POOLS), unique_by=lambda p: p.range.first)),
+    st.tuples(st.just("pools"), st.lists(st.sampled_from(POOLS), unique_by=lambda p: p.ranges[0].first)),
     st.tuples(st.just("write"), st.integers(1, 10)),
     st.tuples(st.just("failover"), st.none()),
     st.tuples(st.just("time"), st.floats(0, 100)),

@@ -1,7 +1,7 @@
 """Small makers of values, so that tests say only what matters to them."""
 
 from porter_ha.core.allocate import PoolSettings
-from porter_ha.model.net import parse_range
+from porter_ha.model.net import parse_ranges
 from porter_ha.model.objects import Condition, Node, NodeAddress, NodeStatus, ObjectMeta
 from porter_ha.model.plan import Claim, NodeView, PeerSettings, Serving
 
@@ -18,7 +18,7 @@ def claim(key: str = "default/web", **more: object) -> Claim:
 
 
 def pool(name: str = "pool", address: str = "10.0.0.0/24", **more: object) -> PoolSettings:
-    return PoolSettings(name, parse_range(address), **more)  # type: ignore[arg-type]
+    return PoolSettings(name, parse_ranges(address), **more)  # type: ignore[arg-type]
 
 
 def view(name: str, number: int, **more: object) -> NodeView:

@@ -4,6 +4,7 @@ import pytest
 
 from porter_ha.core.allocate import MANY_REST, QUARANTINE_S, Allocator, Pool
 from porter_ha.model.net import V4, parse_address
+from porter_ha.model.objects import LabelSelector
 from porter_ha.model.plan import Refusal
 from porter_ha.model.reasons import Reason
 from tests.unit.builders import claim, pool
@@ -31,6 +32,50 @@ def test_addresses_are_given_in_order_and_each_once():
     assert got == [("10.0.0.10",), ("10.0.0.11",), ("10.0.0.12",)]
     message = refused(assign(made, claim("a/late")), Reason.POOL_EXHAUSTED)
     assert "pool (3 of 3)" in message
+
+
+def test_an_eip_of_several_ranges_is_one_pool():
+    made = allocator(pool(address="10.0.0.9, 10.0.0.4-10.0.0.5,10.0.1.0/31"))
+    got = [assign(made, claim(f"a/{i}"))[0] for i in range(5)]
+    assert got == ["10.0.0.9", "10.0.0.4", "10.0.0.5", "10.0.1.0", "10.0.1.1"]
+    assert "pool (5 of 5)" in refused(assign(made, claim("a/late")), Reason.POOL_EXHAUSTED)
+    made.release("a/1", now=0.0)
+    assert assign(made, claim("a/again", wanted_addresses=("10.0.0.4",))) == ("10.0.0.4",)
+    message = refused(assign(made, claim("a/odd", wanted_addresses=("10.0.0.6",))), Reason.ADDRESS_NOT_IN_POOL)
+    assert "10.0.0.9, 10.0.0.4-10.0.0.5, 10.0.1.0-10.0.1.1" in message
+
+
+def test_the_highest_address_goes_first_where_asked():
+    made = allocator(pool(address="10.0.0.0/31,10.0.1.7", descending=True))
+    assert [assign(made, claim(f"a/{i}"))[0] for i in range(3)] == ["10.0.1.7", "10.0.0.1", "10.0.0.0"]
+
+
+def test_boundary_addresses_are_skipped_unless_named_one_by_one():
+    made = allocator(pool(address="10.0.0.254-10.0.1.1,10.0.2.0", skip_boundaries=True))
+    assert made.pools["pool"].capacity == 3
+    assert [assign(made, claim(f"a/{i}"))[0] for i in range(3)] == ["10.0.0.254", "10.0.1.1", "10.0.2.0"]
+
+
+def test_an_eip_that_does_not_assign_by_itself_serves_who_names_it():
+    made = allocator(pool(auto=False))
+    assert "pool has spec.autoAssign: false" in refused(assign(made, claim("a/1")), Reason.NO_POOL)
+    assert assign(made, claim("a/1", wanted_pool="pool")) == ("10.0.0.0",)
+    assert assign(made, claim("a/2", wanted_addresses=("10.0.0.7",))) == ("10.0.0.7",)
+    made.set_pools([pool(auto=False), pool("open", "10.1.0.0/24")])
+    assert assign(made, claim("a/3")) == ("10.1.0.0",)
+
+
+def test_an_eip_bound_to_services_comes_first_and_serves_no_others():
+    gold = LabelSelector(match_labels={"tier": "gold"})
+    made = allocator(pool("gold", "10.9.0.0/24", service_selector=gold), pool())
+    assert assign(made, claim("a/1", labels=(("tier", "gold"),))) == ("10.9.0.0",)
+    assert assign(made, claim("a/2")) == ("10.0.0.0",)
+    assert "serviceSelector" in refused(assign(made, claim("a/3", wanted_pool="gold")), Reason.NO_POOL)
+    both = pool("gold", "10.9.0.0/24", service_selector=gold, namespaces=("b",))
+    made.set_pools([both, pool()])
+    assert assign(made, claim("b/1", labels=(("tier", "gold"),))) == ("10.9.0.1",), "both must hold"
+    assert assign(made, claim("a/4", labels=(("tier", "gold"),))) == ("10.0.0.1",)
+    assert assign(made, claim("a/1", held=("10.9.0.0",), recorded=True)) == ("10.9.0.0",), "who has it keeps it"
 
 
 def test_a_service_keeps_its_address():
