@@ -80,13 +80,32 @@ def test_an_address_that_is_taken_is_waited_for_and_given_when_free():
     assert wait_condition("service", "second", "porter-ha.io/Assigned")[0] == "True"
 
 
+def pool(name: str, **spec: object) -> dict[str, object]:
+    meta = {"name": name, "labels": {"test": ""}}
+    return {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "Eip", "metadata": meta, "spec": spec}
+
+
+def test_pools_of_several_ranges_for_some_services_only():
+    gold = {"matchLabels": {"tier": "gold"}}
+    apply(
+        pool("gold", address="10.203.0.5,10.203.1.8/31", serviceSelector=gold, allocationOrder="Descending"),
+        pool("named-only", address="10.204.0.0/30", autoAssign=False),
+    )
+    until("both pools", lambda: all(get("eip", n).get("status", {}).get("ready") for n in ("gold", "named-only")))
+    apply(service("plain"), service("asks", annotations={"eip.openelb.kubesphere.io/v1alpha2": "named-only"}))
+    for i in range(3):
+        apply(service(f"gold-{i}", labels={"tier": "gold"}))
+        wait_addresses(f"gold-{i}")
+    assert [addresses(f"gold-{i}") for i in range(3)] == [("10.203.1.9",), ("10.203.1.8",), ("10.203.0.5",)]
+    assert wait_addresses("asks") == ("10.204.0.0",)
+    assert wait_addresses("plain")[0].startswith("10.200."), "neither of the two is for everybody"
+    until("usage", lambda: get("eip", "gold")["status"]["usage"] == 3)
+    status = get("eip", "gold")["status"]
+    assert (status["poolSize"], status["firstIP"], status["lastIP"]) == (3, "10.203.0.5", "10.203.1.9")
+
+
 def test_a_full_pool_serves_the_waiting_as_soon_as_it_grows():
-    eip = {
-        "apiVersion": "network.kubesphere.io/v1alpha2",
-        "kind": "Eip",
-        "metadata": {"name": "tiny", "labels": {"test": ""}},
-        "spec": {"address": "10.202.0.1"},
-    }
+    eip = pool("tiny", address="10.202.0.1")
     wish = {"eip.openelb.kubesphere.io/v1alpha2": "tiny"}
     apply(eip, service("one", annotations=wish))
     first = wait_addresses("one")

@@ -122,7 +122,7 @@ class Pods:
 def service(name: str, app: str = "", *, opt_in: str = "annotation", **more: object) -> dict[str, object]:
     """A LoadBalancer Service on port 80, TCP and UDP, opted in one way or another."""
     annotations = {"lb.kubesphere.io/v1alpha1": "porter"} if opt_in == "annotation" else {}
-    extra = more.pop("annotations", {})
+    extra, labels = more.pop("annotations", {}), more.pop("labels", {})
     assert isinstance(extra, dict)
     spec: dict[str, object] = {
         "type": "LoadBalancer",
@@ -139,7 +139,7 @@ def service(name: str, app: str = "", *, opt_in: str = "annotation", **more: obj
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "annotations": {**annotations, **extra}},
+        "metadata": {"name": name, "annotations": {**annotations, **extra}, "labels": labels},
         "spec": spec,
     }
 
