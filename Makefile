@@ -43,6 +43,9 @@ drill: lab-parts ## failover drills under traffic; writes build/drills.json and 
 bench: lab-parts ## speed and cost against the limit of this machine; writes docs/performance.md and build/bench*
 	$(PY) -m loadtest.bench --write
 
+loadtest: lab-parts ## Service churn under locust for 5 minutes, with a leader killed in the middle; writes build/loadtest.*
+	$(PY) -m loadtest.churn
+
 crds: .venv/ready ## write helm/porter-ha/crds from porter_ha/model/crds.py
 	.venv/bin/porter-ha crds --output helm/porter-ha/crds
 
@@ -52,4 +55,4 @@ reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check simulation test demo lab lab-down drill bench crds reasons lock
+.PHONY: help venv lab-parts check simulation test demo lab lab-down drill bench loadtest crds reasons lock

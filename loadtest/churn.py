@@ -7,6 +7,7 @@ locust's report. Exit status 1 when anything failed, was doubled or leaked, or w
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import click
 import orjson
@@ -34,6 +35,18 @@ def _locust(users: int, rate: float, seconds: int, shape: str) -> int:
     return subprocess.run([*command, "--json-file", str(REPORT)], timeout=seconds + ENDING_S, check=False).returncode
 
 
+def _table(found: list[dict[str, Any]]) -> str:
+    """Locust's figures, in short; milliseconds."""
+    lines = [f"{'':24}{'count':>8}{'failed':>8}{'p50':>8}{'p99':>8}{'most':>8}"]
+    for entry in found:
+        times = sorted((float(ms), count) for ms, count in entry["response_times"].items())
+        each = [ms for ms, count in times for _ in range(count)] or [0.0]
+        p50, p99 = (each[min(len(each) - 1, int(p * len(each)))] for p in (0.5, 0.99))
+        counts = f"{entry['num_requests']:8}{entry['num_failures']:8}"
+        lines.append(f"{entry['name']:24}{counts}{p50:8.0f}{p99:8.0f}{entry['max_response_time'] or 0:8.0f}")
+    return "\n".join(lines)
+
+
 def _kill_leader(said: list[str]) -> None:
     old = nodes.leader()
     nodes.kill_manager(old)
@@ -44,7 +57,7 @@ def _kill_leader(said: list[str]) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default=300, show_default=True)
 @click.option("--users", default=20, show_default=True)
-@click.option("--rate", default=5.0, show_default=True, help="Operations a second of each user, at most.")
+@click.option("--rate", default=30.0, show_default=True, help="Operations a second of each user, at most.")
 @click.option("--shape", type=click.Choice(["steady", "wave", "burst"]), default="steady", show_default=True)
 @click.option("--kill/--no-kill", default=True, show_default=True, help="Kill the leader in the middle.")
 def main(seconds: int, users: int, rate: float, shape: str, kill: bool) -> None:
@@ -64,6 +77,7 @@ def main(seconds: int, users: int, rate: float, shape: str, kill: bool) -> None:
     finally:
         place.down()
     found = orjson.loads(REPORT.with_suffix(".json").read_bytes())
+    click.echo(_table(found))
     failed = sum(entry["num_failures"] for entry in found)
     total = sum(entry["num_requests"] for entry in found)
     click.echo("\n".join([*said, f"{total} requests and observations, {failed} failed; build/loadtest.html"]))

@@ -97,9 +97,9 @@ class Watcher:
         if self.failures > self._options.most_failures:
             self._environment.runner.quit()
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str, method: str = "GET") -> Any:
         headers = {"Authorization": f"Bearer {self._options.token}"}
-        request = urllib.request.Request(f"{self._environment.host}{path}", headers=headers)
+        request = urllib.request.Request(f"{self._environment.host}{path}", headers=headers, method=method)
         return urllib.request.urlopen(request, context=self._context, timeout=600)
 
     def _get(self, path: str) -> Any:
@@ -162,6 +162,12 @@ class Watcher:
                     del self.asked[name]
                     self.tell("time to EIP", since, f"{name} has no EIP after {self._options.patience:.0f} s")
 
+    def sweep(self) -> None:
+        """Delete what users have left, also what a request that was cut off has made."""
+        for path in (SERVICES, SLICES):
+            for item in self._get(path)["items"]:
+                self._open(f"{path}/{item['metadata']['name']}", "DELETE").close()
+
     def leaks(self) -> list[str]:
         """What is left once every Service is gone; waits for it to go."""
         deadline = time.time() + CLEAN_S
@@ -189,9 +195,12 @@ def _begin(environment: Any, **_: object) -> None:
 
 @events.test_stop.add_listener
 def _end(environment: Any, **_: object) -> None:
+    _watcher.sweep()
     for left in _watcher.leaks():
         _watcher.tell("nothing left", time.time(), left)
     _watcher.stop()
+    for error in environment.stats.errors.values():
+        print(f"{error.occurrences} x {error.name}: {error.error}")
     environment.process_exit_code = 1 if environment.stats.total.num_failures else 0
 
 
@@ -210,13 +219,12 @@ class Tenant(FastHttpUser):
     def wait_time(self) -> float:
         return float(constant_throughput(self.options.rate)(self))
 
-    def on_stop(self) -> None:
-        while self.names:
-            self._delete(self.names.pop())
-
     def _call(self, method: str, path: str, what: str, body: object = None, kind: str = "application/json") -> None:
         content = None if body is None else orjson.dumps(body).decode()
-        self.client.request(method, path, name=what, data=content, headers={"Content-Type": kind})
+        headers = {"Content-Type": kind}
+        with self.client.request(method, path, name=what, data=content, headers=headers, catch_response=True) as answer:
+            if not answer.ok:
+                answer.failure(f"{answer.status_code} {answer.text}")
 
     def _endpoints(self) -> list[dict[str, object]]:
         nodes = self.options.nodes.split(",")
