@@ -102,6 +102,16 @@ class Reconciler:
             if claim.recorded or self.allocator.pool_of(address) is not None:
                 self.allocator.hold(claim.key, (address,))
 
+    def _release(self, key: str, now: float, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Free what `key` holds, but for `keep`, for whoever records it too. News of two Services come by two shards: a
+        standby may hear of an address' next holder first."""
+        freed = self.allocator.release(key, now, keep)
+        if freed and self._conflicts:
+            for other in [k for k in self._conflicts if not set(freed).isdisjoint(self.claims[k].held)]:
+                del self._conflicts[other]
+                self._decide(self.claims[other], now)
+        return freed
+
     # -- inputs
 
     def set_pools(self, pools: Pools, now: float) -> None:
@@ -146,7 +156,7 @@ class Reconciler:
         self._pending.pop(key, None)
         self._relinquished.discard(key)
         self._conflicts.pop(key, None)
-        if self.allocator.release(key, now):
+        if self._release(key, now):
             self._retry(now)
 
     # -- decisions
@@ -158,7 +168,7 @@ class Reconciler:
             self._assign(claim, now)
         else:  # hold what status shows, and nothing else
             self._adopt(claim)
-            self.allocator.release(claim.key, now, keep=claim.held)
+            self._release(claim.key, now, keep=claim.held)
             if self.leading and claim.recorded and claim.held:
                 self._relinquished.add(claim.key)
                 self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync))

@@ -147,13 +147,15 @@ class Checkers:
 
     def _excused(self, router: Router, prefix: str, node: Node) -> bool:
         """Nobody can know yet that the node died; or nobody lives who knew; or the best paths are those of a replica
-        that is gone: a withdrawal can bring them back (design 2.1, fence 2) until they end."""
+        that is gone: a withdrawal can bring them back (design 2.1, fence 2) until they end; or those of a leader whom
+        no other replica sees, so that it has no witness, and who without a fence goes on until its term ends."""
         forgotten = not any(self._world.alive(m) for m in node.mourners)
         if self._world.loop.time() - node.died_at < SILENCE_S or forgotten:
             return True
         best = [(k, path) for k, path in router.rib.get(prefix, {}).items() if path.med == router.best_med(prefix)]
         mine = [(k, path) for k, path in best if path.next_hop == node.machine.address]
-        return all(path.stale or not self._world.by_address[source].machine.on for (source, _), path in mine)
+        sources = {self._world.by_address[source] for (source, _), path in mine if not path.stale}
+        return all(not source.machine.on or self._unseen(source.name) for source in sources)
 
     def _wanted(self, node: Node) -> bool:
         """Whether the node may be a next hop as far as replicas can know."""

@@ -1,5 +1,7 @@
 """The decisions of a replica: who gets what, who takes over whose, and what routers hear."""
 
+import pytest
+
 from porter_ha.core.admit import Pools
 from porter_ha.core.planner import med_of
 from porter_ha.core.reconciler import Reconciler
@@ -100,6 +102,22 @@ def test_two_that_hold_one_address_are_healed_in_favour_of_the_older():
     assert Assign("a/young", "uid-a/young", ("10.0.0.1",), "pool", resync=True) in effects
     assert [e.refusal.reason for e in effects if isinstance(e, Explain)] == [Reason.ADDRESS_CONFLICT]
     assert made.allocator.holder("10.0.0.0") == "b/old"
+
+
+@pytest.mark.parametrize("how", ["deleted", "gave it up", "opted out"])
+def test_a_standby_that_hears_of_the_next_holder_first_announces_it_all_the_same(how):
+    made = reconciler(leading=False)
+    first, second = claim("a/first"), claim("a/second")
+    made.set_claim(recorded(first, ("10.0.0.0",)), 0.0)
+    made.set_claim(recorded(second, ("10.0.0.0",)), 1.0)  # its shard was faster
+    if how == "deleted":
+        made.drop_claim("a/first", 2.0)
+    elif how == "gave it up":
+        made.set_claim(recorded(first, ("10.0.0.1",)), 2.0)
+    else:
+        made.set_claim(claim("a/first", wants=False), 2.0)
+    assert made.allocator.holder("10.0.0.0") == "a/second"
+    assert len(made.planner.paths("all", "10.0.0.0")) == 3
 
 
 def test_waiting_services_are_retried_when_an_address_or_a_pool_comes_free():
