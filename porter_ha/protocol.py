@@ -6,7 +6,9 @@ Term carries until when (CLOCK_MONOTONIC, the same for all processes of a machin
 
 import asyncio
 import struct
-from typing import Any
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
 
 import msgspec
 
@@ -180,29 +182,85 @@ def encode(frame: Frame) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-class Channel:
-    """Frames over a stream. `receive` returns None when the other end is gone."""
+class Channel(asyncio.Protocol):
+    """One end of a connection that carries frames. What arrives goes to whoever listens in the very turn of the loop in
+    which it arrives: a task that waits for it would come a turn later, at each of a Service's five hops."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, incoming: Any) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, incoming: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(incoming)
+        self._transport: asyncio.Transport | None = None
+        self._listener: Callable[[Any], None] | None = None
+        self._early: deque[Any] = deque()
+        self._rest = bytearray()  # of data: the beginning of a frame
+        self._wanted = _LENGTH.size  # so many bytes it must have before looking at it again makes sense
+        self._failure: Exception | None = None
+        self._news, self._gone = asyncio.Event(), asyncio.Event()
+
+    async def first(self) -> Any:
+        """The first frame; None when the other end is gone without one."""
+        await self._news.wait()
+        return self._early.popleft() if self._early else None
+
+    async def listen(self, listener: Callable[[Any], None]) -> None:
+        """Give every frame to `listener`, until the other end is gone. Raises what the listener raises."""
+        while self._early:
+            listener(self._early.popleft())
+        self._listener = listener
+        await self._gone.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def send(self, frame: Frame) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(encode(frame))
-
-    async def drain(self) -> None:
-        """Wait until the other end keeps up. Raises ConnectionError when it is gone."""
-        await self._writer.drain()
-
-    async def receive(self) -> Any:
-        try:
-            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            if length > MAX_FRAME:
-                raise ConnectionError(f"a frame of {length} bytes")
-            return self._decoder.decode(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return None
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode(frame))
 
     def close(self) -> None:
-        self._writer.close()
+        if self._transport is not None:
+            self._transport.close()
+        self._end()
+
+    def _end(self) -> None:
+        self._gone.set()
+        self._news.set()
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._wanted:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        try:
+            self._rest += data[self._deliver(memoryview(data)) :]
+        except Exception as error:  # a defect of ours: whoever listens lets it be seen
+            self._failure = error
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _deliver(self, data: memoryview) -> int:
+        """Take the whole frames from the beginning of `data`; returns how many bytes they are."""
+        at = 0
+        while len(data) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(data, at)
+            if length > MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes; at most {MAX_FRAME} are possible")
+            begin, end = at + _LENGTH.size, at + _LENGTH.size + length
+            if end > len(data):
+                self._wanted = end - at
+                return at
+            frame = self._decoder.decode(data[begin:end])
+            at = end
+            if self._listener is not None:
+                self._listener(frame)
+            else:
+                self._early.append(frame)
+                self._news.set()
+        self._wanted = _LENGTH.size
+        return at

@@ -20,7 +20,7 @@ HEARTBEAT_S = 1.0
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 Counters = dict[str, float]
-Handler = Callable[[FromManager], Awaitable[None]]
+Handler = Callable[[FromManager], None]
 Start = Callable[[Channel, Hello, Counters], Awaitable[Handler]]
 
 
@@ -40,29 +40,29 @@ def run(sock: socket.socket, start: Start) -> None:
 
 
 async def _serve(sock: socket.socket, start: Start) -> None:
-    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    channel = Channel(FromManager)
+    await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=sock)
 
     def greeted(hello: Hello) -> None:
         name = hello.role if hello.role == "speaker" else f"{hello.role}-{hello.index}"
         _name_process(f"porter-{name}")
         bind(process=name, node=hello.node)
 
-    await converse(Channel(reader, writer, FromManager), start, greeted)
+    await converse(channel, start, greeted)
     log("manager gone, exiting")
     os._exit(0)
 
 
 async def converse(channel: Channel, start: Start, greeted: Callable[[Hello], None]) -> None:
     """Do as the manager says, until it is gone."""
-    hello = await channel.receive()
+    hello = await channel.first()
     if not isinstance(hello, Hello):
         return
     greeted(hello)
     counters: Counters = {}
     handle = await start(channel, hello, counters)
     beat = asyncio.create_task(_beat(channel, counters), name="heartbeat")
-    while (frame := await channel.receive()) is not None:
-        await handle(frame)
+    await channel.listen(handle)
     beat.cancel()
 
 

@@ -1,5 +1,6 @@
 """A shard process: turns the raw objects of its Services into claims, and carries out the effects on them."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -51,9 +52,10 @@ class Shard:
             count=self._count,
         )
         self._filled = False
+        self._finishing: asyncio.Task[None] | None = None
         self._leaving: set[str] = set()
 
-    async def handle(self, frame: FromManager) -> None:
+    def handle(self, frame: FromManager) -> None:
         if isinstance(frame, Raws):
             for item in frame.items:
                 self._digest(item)
@@ -65,15 +67,19 @@ class Shard:
             self._tell_claims()
             self._channel.send(Synced(frame.token))
         elif isinstance(frame, Finish):
-            await self._writer.finish()
-            self._channel.send(Synced(frame.token))
+            self._finishing = asyncio.create_task(self._finish(frame.token))
         elif isinstance(frame, Do):
             self._writer.do(frame.epoch, frame.effects)
         elif isinstance(frame, Term):
-            self._writer.set_term(frame.epoch, frame.open_until)
+            if self._finishing is None:
+                self._writer.set_term(frame.epoch, frame.open_until)
         elif isinstance(frame, Renew):
             self._client.renew(frame.access)
         self._counters["writes_waiting"] = self._writer.depth
+
+    async def _finish(self, token: int) -> None:
+        await self._writer.finish()
+        self._channel.send(Synced(token))
 
     # -- objects to claims
 

@@ -18,7 +18,7 @@ def serve(channel: Channel, counters: Counters, dialling: Dial, now: Callable[[]
 
     speaker = Speaker(report, dialling, now)
 
-    async def handle(frame: FromManager) -> None:
+    def handle(frame: FromManager) -> None:
         if isinstance(frame, SetPeers):
             speaker.set_peers(frame.peers)
             speaker.set_dial(frame.dial)

@@ -110,8 +110,9 @@ class Linux:
         )
         await asyncio.to_thread(process.start)
         theirs.close()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return _LinuxProcess(process, Channel(reader, writer, FromWorker))
+        channel = Channel(FromWorker)
+        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+        return _LinuxProcess(process, channel)
 
     async def connect(self, address: str, port: int) -> Streams:
         return await asyncio.open_connection(address, port)

@@ -70,12 +70,7 @@ class Worker:
         self.started.set()
         watchdog = asyncio.create_task(self._watch(process), name=f"watchdog {self.name}")
         try:
-            while (frame := await self._channel.receive()) is not None:
-                self._heard = max(self._heard, self._host.now())
-                if isinstance(frame, Heartbeat):
-                    self.counters = frame.counters
-                else:
-                    self._on_frame(self, frame)
+            await self._channel.listen(self._take)
         finally:
             watchdog.cancel()
             self._channel.close()
@@ -83,6 +78,13 @@ class Worker:
             process.kill()
             status = await asyncio.shield(process.ended())
             log("worker ended", worker=self.name, pid=self.pid, exit=status)
+
+    def _take(self, frame: FromWorker) -> None:
+        self._heard = max(self._heard, self._host.now())
+        if isinstance(frame, Heartbeat):
+            self.counters = frame.counters
+        else:
+            self._on_frame(self, frame)
 
     async def _watch(self, process: Process) -> None:
         while True:

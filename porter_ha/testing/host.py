@@ -12,7 +12,7 @@ from porter_ha.manager.host import Echoes, Listening, Serve, Streams
 from porter_ha.model.plan import PeerSettings
 from porter_ha.protocol import Channel, FromManager, FromWorker, Hello
 from porter_ha.testing.loop import Phase, Process
-from porter_ha.testing.network import Machine, Network, pair, streams
+from porter_ha.testing.network import Machine, Network, pair
 
 Healthy = Callable[[str, int, str], bool]
 KUBELET_PORT = 10250
@@ -94,20 +94,24 @@ class SimulatedHost:
         self.children[name] = child
         self.process.on_exit.append(child.kill)
         ours, theirs = pair(self.network, (self.machine, self.process), (self.machine, child))
-        child.start(self._work(module, child, Channel(*streams(theirs), FromManager)))
+        there, here = Channel(FromManager), Channel(FromWorker)
+        theirs.attach(there)
+        ours.attach(here)
+        await asyncio.sleep(0)  # until both ends know their connections
+        child.start(self._work(module, child, there))
         self._pids += 1
-        return _Child(child, Channel(*streams(ours), FromWorker), self._pids)
+        return _Child(child, here, self._pids)
 
     async def _work(self, module: str, child: Process, channel: Channel) -> None:
         code = importlib.import_module(module)  # by name: workers are above this package
         runtime = importlib.import_module("workers.runtime")
 
-        async def start(channel: Channel, hello: Hello, counters: dict[str, float]) -> Callable[..., Awaitable[None]]:
+        async def start(channel: Channel, hello: Hello, counters: dict[str, float]) -> Callable[..., None]:
             if hello.role == "shard":
                 shard = code.Shard(channel, self._client(child), hello, counters, self.now)
-                handle: Callable[..., Awaitable[None]] = shard.handle
+                handle: Callable[..., None] = shard.handle
                 return handle
-            served: Callable[..., Awaitable[None]] = code.serve(channel, counters, self._dialler(child), self.now)
+            served: Callable[..., None] = code.serve(channel, counters, self._dialler(child), self.now)
             return served
 
         await runtime.converse(channel, start, lambda hello: None)

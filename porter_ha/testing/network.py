@@ -242,12 +242,3 @@ def pair(network: Network, one: tuple[Machine, Process], other: tuple[Machine, P
     first, second = Transport(network, *one), Transport(network, *other)
     first.other, second.other = second, first
     return first, second
-
-
-def streams(transport: Transport) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A reader and a writer for an end that has no protocol yet."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=1 << 26, loop=loop)
-    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-    transport.attach(protocol)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
