@@ -18,12 +18,15 @@ from porter_ha.kube.watch import Change, Watch
 from porter_ha.model.net import V4, parse_address, to_text
 from porter_ha.model.objects import Service
 
+FIRST = "10.128.0.0"
+EPOCH = 10**9  # later than any term: the fence, where it looks, lets it pass
 
-async def main(first: str) -> None:
+
+async def main(user: str) -> None:
     from loadtest.place import access
 
     decoder = msgspec.json.Decoder(Service)
-    free = parse_address(first)[1]
+    free = parse_address(FIRST)[1]
     given: dict[str, str] = {}
     queue: deque[tuple[str, str, str]] = deque()
     waiting = asyncio.Semaphore(0)
@@ -45,14 +48,14 @@ async def main(first: str) -> None:
         while True:
             await waiting.acquire()
             key, uid, address = queue.popleft()
-            body = status.service_assigned(uid, 1, [address])
+            body = status.service_assigned(uid, EPOCH, [address])
             await client.request("PATCH", paths.service(key) + "/status", body, content_type=STRATEGIC)
 
-    async with Client(access()) as client, asyncio.TaskGroup() as group:
+    async with Client(access(user)) as client, asyncio.TaskGroup() as group:
         for _ in range(IN_FLIGHT):
             group.create_task(write(client))
         group.create_task(Watch(client, paths.SERVICES, deliver).run())
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1] if len(sys.argv) > 1 else "10.128.0.0"))
+    uvloop.run(main(sys.argv[1]))

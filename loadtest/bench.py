@@ -30,10 +30,12 @@ class Service(msgspec.Struct):
 
     bare_single_p50_ms: float
     bare: list[measure.Assignment]
+    bare_fenced: list[measure.Assignment]
     ours: list[measure.Assignment]
     single: measure.Single
     burst: list[measure.Burst]
     rate_ratio: float
+    fenced_ratio: float
     single_ratio: float
 
 
@@ -94,18 +96,21 @@ class Bench:
     async def service(self) -> None:
         await place.set_nodes(self._client, HOPS)
         rounds, count = (1, 300) if self._quick else (3, 1000)
-        bare, ours, burst, singles, bare_singles = [], [], [], [], []
+        bare, fenced, ours, burst, singles, bare_singles = [], [], [], [], [], []
         for _ in range(rounds):
             with place.controller("bare") as processes:
                 await asyncio.sleep(REST_S)
                 bare_singles.append(await measure.single(self._client, 40, HOPS, routed=False))
                 bare.append(await measure.assignment(self._client, count, processes))
+            with place.controller("bare-fenced") as processes:
+                await asyncio.sleep(REST_S)
+                fenced.append(await measure.assignment(self._client, count, processes))
             with place.controller(self._name, self._command) as processes:
                 await asyncio.sleep(REST_S)
                 singles.append(await measure.single(self._client, 40, HOPS))
                 ours.append(await measure.assignment(self._client, count, processes))
                 burst.append(await measure.burst(self._client, count, HOPS, processes))
-            rates = f"{ours[-1].rate} EIPs/s, the bare client {bare[-1].rate}"
+            rates = f"{ours[-1].rate} EIPs/s, the bare client {bare[-1].rate}, within the fence {fenced[-1].rate}"
             waits = f"{singles[-1].fib_p50_ms} ms to the FIB, its EIP alone {bare_singles[-1].assign_p50_ms} ms"
             self._say(f"  {rates}; {waits}")
         single = min(singles, key=lambda one: one.fib_p50_ms)
@@ -113,10 +118,12 @@ class Bench:
         self.results.service = Service(
             bare_single_p50_ms=bare_single,
             bare=bare,
+            bare_fenced=fenced,
             ours=ours,
             single=single,
             burst=burst,
             rate_ratio=round(statistics.median(o.rate / b.rate for o, b in zip(ours, bare, strict=True)), 3),
+            fenced_ratio=round(statistics.median(o.rate / b.rate for o, b in zip(ours, fenced, strict=True)), 3),
             single_ratio=round(single.assign_p50_ms / bare_single, 3),
         )
 

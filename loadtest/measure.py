@@ -8,7 +8,7 @@ import msgspec
 
 from loadtest import place
 from loadtest.place import in_parallel
-from loadtest.world import Seen, create, delete, service
+from loadtest.world import Seen, create, delete, post, service
 from porter_ha.kube import paths
 from porter_ha.kube.client import MERGE, Client
 from porter_ha.kube.watch import Watch
@@ -85,7 +85,7 @@ async def assignment(client: Client, count: int, processes: Iterable[str], at_on
 
     async def one(name: str) -> None:
         asked[name] = time.perf_counter()
-        await client.request("POST", paths.services(place.NAMESPACE), service(name))
+        await post(client, paths.services(place.NAMESPACE), service(name))
 
     async with Seen(client, 1) as seen:
         before, server = sum(place.cpu_s(daemon) for daemon in daemons), place.cpu_s("kube-apiserver")

@@ -17,6 +17,7 @@ from typing import Any
 
 from porter_ha.kube.client import MERGE, Client
 from porter_ha.model.access import Access
+from porter_ha.model.names import TERM_NAME
 from tests.lab import cluster, controlplane, nodes, routers, topology
 from tests.lab.controlplane import apply, kubectl
 from tests.lab.shell import PIDS as RECORDS
@@ -32,9 +33,9 @@ AT_ONCE = 32
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-def access() -> Access:
-    """The lab's admin, from this machine."""
-    return Access(controlplane.HOST_SERVER, str(controlplane.PKI / "ca.crt"), "", "", "Bearer lab-admin", True)
+def access(user: str = "admin") -> Access:
+    """One of the lab's users, from this machine."""
+    return Access(controlplane.HOST_SERVER, str(controlplane.PKI / "ca.crt"), "", "", f"Bearer lab-{user}", True)
 
 
 def node_name(number: int) -> str:
@@ -75,6 +76,7 @@ def up() -> None:
          "spec": {"conf": {"peerAs": ROUTER_AS, "neighborAddress": lan(ROUTER)[0]}}},
         {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "Eip", "metadata": {"name": "bench"},
          "spec": {"address": POOL}},
+        {"apiVersion": "porter-ha.io/v1", "kind": "Term", "metadata": {"name": TERM_NAME}, "spec": {"epoch": 0}},
     )  # fmt: skip
     routers.start_bird()
 
@@ -148,20 +150,20 @@ def start_porter(replicas: int = 1, shards: int = 1) -> None:
     until("sessions", lambda: all(cluster.sessions_up(node, 1) for node in NODES[:replicas]), 60)
 
 
-def start_bare() -> None:
+def start_bare(user: str) -> None:
     """The bare client that only writes statuses: the limit of this machine."""
-    start("bare", [str(PYTHON), "-m", "loadtest.bare"])
+    start("bare", [str(PYTHON), "-m", "loadtest.bare", user])
 
 
 @contextlib.contextmanager
 def controller(name: str, command: str = "", replicas: int = 1) -> Iterator[list[str]]:
-    """`porter`, `bare`, or any other by its command (run in node1's namespace with KUBECONFIG set). Gives the names of
-    its processes."""
+    """`porter`, `bare`, `bare-fenced` (as our service account, whose writes the admission policy judges), or any other
+    by its command (run in node1's namespace with KUBECONFIG set). Gives the names of its processes."""
     if name == "porter":
         start_porter(replicas)
         names = [f"{node}-manager" for node in NODES[:replicas]]
-    elif name == "bare":
-        start_bare()
+    elif name.startswith("bare"):
+        start_bare("manager" if name == "bare-fenced" else "admin")
         names = ["bare"]
     else:
         start(name, shlex.split(command), "node1", {"KUBECONFIG": str(controlplane.kubeconfig("admin"))})

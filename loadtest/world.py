@@ -10,7 +10,7 @@ import msgspec
 
 from loadtest.place import NAMESPACE, ROUTER, node_name
 from porter_ha.kube import paths
-from porter_ha.kube.client import ApiError, Client
+from porter_ha.kube.client import ApiError, Client, Unreachable
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model import names
 from porter_ha.model.objects import Service
@@ -47,11 +47,23 @@ def slices(namespace: str = NAMESPACE) -> str:
     return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 
 
+async def post(client: Client, path: str, body: object) -> None:
+    """Make it, also when the API server is slow to say that it did."""
+    try:
+        await client.request("POST", path, body)
+    except Unreachable:
+        try:
+            await client.request("POST", path, body)
+        except ApiError as error:
+            if error.status != 409:  # the first request did
+                raise
+
+
 async def create(client: Client, name: str, nodes: Iterable[int] = (1, 2, 3), *, local: bool = False) -> float:
     """A Service that is served; returns when it was asked for."""
-    await client.request("POST", slices(), endpoint_slice(name, nodes))
+    await post(client, slices(), endpoint_slice(name, nodes))
     asked = time.perf_counter()
-    await client.request("POST", paths.services(NAMESPACE), service(name, local=local))
+    await post(client, paths.services(NAMESPACE), service(name, local=local))
     return asked
 
 

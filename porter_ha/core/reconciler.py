@@ -14,7 +14,7 @@ from porter_ha.core.allocate import Allocator
 from porter_ha.core.next_hops import Spread, path_ids, paths_of, spread_of, why_none
 from porter_ha.core.planner import Planner, eligible_nodes
 from porter_ha.model.effects import Assign, Explain, Relinquish, ServiceEffect
-from porter_ha.model.net import parse_address
+from porter_ha.model.net import family_of, parse_address
 from porter_ha.model.objects import LabelSelector
 from porter_ha.model.plan import Claim, NodeView, Refusal
 from porter_ha.model.reasons import Reason
@@ -58,7 +58,7 @@ class Reconciler:
     def _satisfied(self, claim: Claim) -> bool:
         """Whether the Service has what it asks for, as far as can be said at a glance."""
         asks_nothing_else = not (claim.wanted_addresses or claim.wanted_pool or claim.refusal)
-        complete = claim.recorded and len(claim.held) == len(claim.families)
+        complete = claim.recorded and tuple(map(family_of, claim.held)) == claim.families
         return claim.wants and asks_nothing_else and complete and self.allocator.held(claim.key) == claim.held
 
     def end_term(self, now: float) -> None:
@@ -177,6 +177,9 @@ class Reconciler:
         self._advertise(claim)
 
     def _assign(self, claim: Claim, now: float) -> None:
+        if self._satisfied(claim) and claim.key not in self._relinquished and claim.key not in self._conflicts:
+            self._settled(claim, now)
+            return
         labels = self._namespaces.get(claim.namespace, {})
         broken = {name: refusal.message for name, refusal in self._pools.refused.items()}
         pending = self._pending.get(claim.key, ())
@@ -190,15 +193,21 @@ class Reconciler:
         if conflict := self._conflicts.pop(claim.key, None):
             self._explain(claim, conflict)
         if result == claim.held and claim.recorded and claim.key not in self._relinquished:
-            self._assigned.pop(claim.key, None)
-            if self._pending.pop(claim.key, ()):
-                self.allocator.release(claim.key, now, keep=result)
+            self._settled(claim, now)
         elif self._assigned.get(claim.key) != result:
             self._assigned[claim.key] = result
             self._pending[claim.key] = tuple(dict.fromkeys(pending + result))
             self._relinquished.discard(claim.key)
             pool = self.allocator.pool_of(result[0]) if result else None
             self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else "", self._resync))
+
+    def _settled(self, claim: Claim, now: float) -> None:
+        """Its status shows what it shall have."""
+        self.waiting.pop(claim.key, None)
+        self._explained.pop(claim.key, None)
+        self._assigned.pop(claim.key, None)
+        if self._pending.pop(claim.key, ()):
+            self.allocator.release(claim.key, now, keep=claim.held)
 
     def _explain(self, claim: Claim, refusal: Refusal) -> None:
         if self._explained.get(claim.key) != refusal:

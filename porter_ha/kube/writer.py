@@ -27,7 +27,7 @@ TIMEOUT_S = 5.0
 EVENTS_KEPT = 1000
 EVENTS_AT_ONCE = 2
 EVENT_QUIET_S = 0.5  # events flow once no Service was written for so long
-EVENT_PERIOD_S = 0.1  # and one at a time in such a period while Services are being written
+EVENT_PERIOD_S = 0.5  # and one at a time in such a period while Services are being written
 
 
 class Writer:

@@ -9,7 +9,7 @@ import msgspec
 from porter_ha.model import names
 
 
-class Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+class Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, gc=False):
     """Base of the structs that mirror API objects (camelCase on the wire)."""
 
 
