@@ -50,7 +50,7 @@ class RouteMonitor:
             for monitor in self._monitors:
                 monitor.terminate()
                 output, _ = monitor.communicate()
-                self._seen += [line for line in output.splitlines() if self._eip in line]
+                self._seen += [line for line in output.splitlines() if f"{self._eip} " in line]
         return self._seen
 
     def times(self) -> list[float]:
