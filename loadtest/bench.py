@@ -16,7 +16,7 @@ import click
 import msgspec
 import uvloop
 
-from loadtest import measure, parts, place, plots, report
+from loadtest import measure, parts, place, plots, profiles, report
 from porter_ha.kube.client import Client
 from tests.lab.shell import ROOT
 
@@ -60,6 +60,7 @@ class Results(msgspec.Struct):
     memory: parts.ReplicaCost | None = None
     probes: dict[int, parts.ReplicaCost] = {}
     watching: Watching | None = None
+    profiles: list[profiles.Profile] = []
 
 
 class Bench:
@@ -73,6 +74,7 @@ class Bench:
             "service": self.service,
             "scale": self.scale,
             "nodes": self.nodes,
+            "profiles": self.profiles,
             "table": self.table,
             "watching": self.watching,
             "probes": self.probes,
@@ -143,6 +145,14 @@ class Bench:
                 await asyncio.sleep(REST_S)
                 self.results.nodes[count] = await measure.single(self._client, 30, min(count, 64))
             self._say(f"  {count} nodes: p50 {self.results.nodes[count].fib_p50_ms} ms to all next hops")
+
+    async def profiles(self) -> None:
+        await place.set_nodes(self._client, HOPS)
+        for count in (300,) if self._quick else (1000, 4000, 16_000):
+            with profiles.profiled(), place.controller("porter"):
+                self.results.profiles += await profiles.take(self._client, count)
+        for found in self.results.profiles:
+            self._say(f"  {found.services}: {found.process} {found.ms_per_service} ms: {found.rooms}")
 
     async def table(self) -> None:
         self.results.table = await asyncio.to_thread(parts.table, 5000 if self._quick else 50_000)

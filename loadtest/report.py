@@ -19,6 +19,19 @@ RIVALS = """| | MetalLB 0.16 | OpenELB 0.6 |
 """
 
 
+DONE = """Shares, not costs: profiling makes each call dearer. What profiles led to so far, dearest first:
+
+- the admission policy judged each write in four phases, and the API server converted both objects for each; now a good
+  write ends after the first (porter_ha/model/fence.py);
+- frames between processes were read by tasks that waited for a stream; now they are taken in the turn of the loop in
+  which they arrive (porter_ha/protocol.py);
+- a claim that has all it asks for went through the whole allocator again when its status came back
+  (porter_ha/core/reconciler.py).
+
+What is left is mostly HTTP (aiohttp, yarl, multidict): two requests' worth for each Service, as in the bare client.
+"""
+
+
 class Goal(NamedTuple):
     what: str
     value: str
@@ -111,6 +124,8 @@ def page(results: "Results") -> str:
         )
         rows = [f"| {p.services} | {p.nodes} | {p.service_us} | {p.node_ms} | {p.node_eips} |" for p in results.plan]
         sections += ["## The plan alone (processor time)\n", head + "\n".join(rows) + "\n"]
+    if results.profiles:
+        sections += ["## Where the processor time goes\n", _profiles(results) + "\n", DONE]
     sections += ["## Others\n", *[f"- {line}" for line in _others(results)], ""]
     sections += ["## Rivals, as measured elsewhere\n", RIVALS]
     return "\n".join(sections)
@@ -142,6 +157,17 @@ def _scale(results: "Results") -> str:
         f"| {a.count} | {a.rate} | {a.p50_ms} | {a.p99_ms} | {a.cpu_ms_per_service} | {a.apiserver_ms_per_service} |"
         for a in results.scale
     )
+
+
+def _profiles(results: "Results") -> str:
+    """Of the replica's processes while Services came and went: the rooms with most of it."""
+    head = "| Services | process | profiled ms a Service | of that |\n|---|---|---|---|\n"
+    rows = []
+    for found in results.profiles:
+        if found.ms_per_service >= 0.05:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in [*found.rooms.items()][:6])
+            rows.append(f"| {found.services} | {found.process} | {found.ms_per_service} | {shares} |")
+    return head + "\n".join(rows)
 
 
 def _others(results: "Results") -> Iterator[str]:

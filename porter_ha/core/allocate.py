@@ -52,7 +52,9 @@ class PoolSettings(Value, frozen=True):
         return bool(self.namespaces or self.namespace_selector or self.service_selector)
 
     def covers(self, address: tuple[int, int]) -> bool:
-        return any(address in covered for covered in self.ranges)
+        if address in self.ranges[0]:  # most have one, and all addresses are asked for: a generator would cost as much
+            return True
+        return any(address in covered for covered in self.ranges[1:])
 
     def serves(self, claim: Claim, labels: Mapping[str, str]) -> bool:
         """Whether the claim may have addresses of it; `labels` are its namespace's."""
