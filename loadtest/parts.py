@@ -162,12 +162,14 @@ def table(prefixes: int, rounds: int = 3) -> TableCost:
 
 
 class AgentCost(msgspec.Struct):
-    """Memory with the EIPs on the node; programming everything from nothing; processor time of one EIP's change."""
+    """Memory with the EIPs on the node; programming everything from nothing, and the kernel's part of it (system time of
+    a start with the EIPs, less that of one without); processor time of one EIP's change."""
 
     eips: int
     rss_mb: float
     empty_rss_mb: float
     cold_sync_ms: float
+    cold_kernel_ms: float
     change_cpu_ms: float
     change_sync_ms: float
 
@@ -191,11 +193,17 @@ async def agent(client: Client, eips: int, changes: int = 100) -> AgentCost:
     await client.request(
         "PATCH", "/api/v1/nodes/node3/status", {"status": {"addresses": addresses}}, content_type=MERGE
     )
+
+    def system_s() -> float:
+        return place.cpu_s("node3-agent") - place.cpu_s("node3-agent", user=True)
+
     empty = place.memory_mb(await asyncio.to_thread(started))[1]
+    empty_system_s = system_s()
     stop("node3-agent")
     await asyncio.to_thread(ballast, eips)
     pid = await asyncio.to_thread(started)
     cold = _agent_metric('agent_sync_seconds_total{kind="full"}') * 1e3
+    kernel = (system_s() - empty_system_s) * 1e3
     rss = place.memory_mb(pid)[1]
     spent, done = (
         _agent_metric('agent_sync_seconds_total{kind="diff"}'),
@@ -210,7 +218,8 @@ async def agent(client: Client, eips: int, changes: int = 100) -> AgentCost:
     took = (_agent_metric('agent_sync_seconds_total{kind="diff"}') - spent) / changes * 1e3
     await in_parallel(delete(client, f"change-{i}") for i in range(changes))
     nodes.remove_agent("node3")
-    return AgentCost(eips, round(rss, 1), round(empty, 1), round(cold, 1), round(used, 2), round(took, 3))
+    costs = (rss, empty, cold, kernel)
+    return AgentCost(eips, *(round(cost, 1) for cost in costs), round(used, 2), round(took, 3))
 
 
 async def _record(client: Client, name: str, eip: str) -> None:
