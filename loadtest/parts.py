@@ -162,8 +162,8 @@ def table(prefixes: int, rounds: int = 3) -> TableCost:
 
 
 class AgentCost(msgspec.Struct):
-    """Memory with the EIPs on the node; programming everything from nothing, and the kernel's part of it (system time of
-    a start with the EIPs, less that of one without); processor time of one EIP's change."""
+    """Memory with the EIPs on the node; programming everything from nothing, and the kernel's part of it (system time
+    of a start with the EIPs, less that of one without); processor time of one EIP's change."""
 
     eips: int
     rss_mb: float
@@ -218,8 +218,8 @@ async def agent(client: Client, eips: int, changes: int = 100) -> AgentCost:
     took = (_agent_metric('agent_sync_seconds_total{kind="diff"}') - spent) / changes * 1e3
     await in_parallel(delete(client, f"change-{i}") for i in range(changes))
     nodes.remove_agent("node3")
-    costs = (rss, empty, cold, kernel)
-    return AgentCost(eips, *(round(cost, 1) for cost in costs), round(used, 2), round(took, 3))
+    memory, whole, own = (round(rss, 1), round(empty, 1)), round(cold, 1), round(kernel, 1)
+    return AgentCost(eips, *memory, whole, own, round(used, 2), round(took, 3))
 
 
 async def _record(client: Client, name: str, eip: str) -> None:
