@@ -78,7 +78,7 @@ async def single(client: Client, count: int, hops: int, *, routed: bool = True) 
     return Single(count, percentile(assigned, 50), percentile(in_fib, 50), percentile(in_fib, 99))
 
 
-async def assignment(client: Client, count: int, processes: Iterable[str], at_once: int = 64) -> Assignment:
+async def assignment(client: Client, count: int, processes: Iterable[str], at_once: int = 48) -> Assignment:
     names = [f"assign-{i:05}" for i in range(count)]
     asked: dict[str, float] = {}
     daemons = list(processes)
