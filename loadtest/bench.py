@@ -60,7 +60,7 @@ class Results(msgspec.Struct):
     memory: parts.ReplicaCost | None = None
     probes: dict[int, parts.ReplicaCost] = {}
     watching: Watching | None = None
-    profiles: list[profiles.Profile] = []
+    profile: list[profiles.Profile] = []
 
 
 class Bench:
@@ -74,7 +74,7 @@ class Bench:
             "service": self.service,
             "scale": self.scale,
             "nodes": self.nodes,
-            "profiles": self.profiles,
+            "profile": self.profile,
             "table": self.table,
             "watching": self.watching,
             "probes": self.probes,
@@ -146,12 +146,12 @@ class Bench:
                 self.results.nodes[count] = await measure.single(self._client, 30, min(count, 64))
             self._say(f"  {count} nodes: p50 {self.results.nodes[count].fib_p50_ms} ms to all next hops")
 
-    async def profiles(self) -> None:
+    async def profile(self) -> None:
         await place.set_nodes(self._client, HOPS)
         for count in (300,) if self._quick else (1000, 4000, 16_000):
             with profiles.profiled(), place.controller("porter"):
-                self.results.profiles += await profiles.take(self._client, count)
-        for found in self.results.profiles:
+                self.results.profile += await profiles.take(self._client, count)
+        for found in self.results.profile:
             self._say(f"  {found.services}: {found.process} {found.ms_per_service} ms: {found.rooms}")
 
     async def table(self) -> None:

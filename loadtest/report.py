@@ -125,7 +125,7 @@ def page(results: "Results") -> str:
         )
         rows = [f"| {p.services} | {p.nodes} | {p.service_us} | {p.node_ms} | {p.node_eips} |" for p in results.plan]
         sections += ["## The plan alone (processor time)\n", head + "\n".join(rows) + "\n"]
-    if results.profiles:
+    if results.profile:
         sections += ["## Where the processor time goes\n", _profiles(results) + "\n", DONE]
     sections += ["## Others\n", *[f"- {line}" for line in _others(results)], ""]
     sections += ["## Rivals, as measured elsewhere\n", RIVALS]
@@ -164,7 +164,7 @@ def _profiles(results: "Results") -> str:
     """Of the replica's processes while Services came and went: the rooms with most of it."""
     head = "| Services | process | profiled ms a Service | of that |\n|---|---|---|---|\n"
     rows = []
-    for found in results.profiles:
+    for found in results.profile:
         if found.ms_per_service >= 0.05:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in [*found.rooms.items()][:6])
             rows.append(f"| {found.services} | {found.process} | {found.ms_per_service} | {shares} |")
