@@ -7,6 +7,7 @@ import socket
 import sys
 import uuid
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -147,6 +148,28 @@ def fence(service_account: str) -> None:
     from porter_ha.model.fence import policy
 
     click.echo(yaml.safe_dump_all(policy(service_account), sort_keys=False, width=120), nl=False)
+
+
+@main.command()
+@click.argument("files", nargs=-1, type=click.File("r", encoding="utf-8"))
+def migrate(files: tuple[TextIO, ...]) -> None:
+    """Print as ours the settings of MetalLB (IPAddressPool, BGPPeer, BGPAdvertisement) or Porter v1alpha1 in FILES, or
+    piped in: `kubectl get ipaddresspools,bgppeers,bgpadvertisements -A -o yaml | porter-ha migrate`.
+
+    What has no equal here is told on stderr. Nothing is changed anywhere.
+    """
+    import yaml
+
+    from porter_ha.core import migrate as core
+
+    try:
+        documents = [d for file in files or (sys.stdin,) for d in yaml.safe_load_all(file) if d is not None]
+        made = core.migrate(documents)
+    except (yaml.YAMLError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(yaml.safe_dump_all(made.documents, sort_keys=False, width=120), nl=False)
+    for remark in made.remarks:
+        click.echo(remark, err=True)
 
 
 @main.command()
