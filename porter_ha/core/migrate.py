@@ -3,26 +3,42 @@
 Invariants
   Nothing is widened: a pool whose limits cannot be carried over serves only who names it.
   Nothing is dropped in silence: what has no equal here is told, by object and field.
-Pure: documents in, documents and remarks out. Says nothing about whether ours are accepted; core/admit.py does.
+Pure: documents in, documents and remarks out. Whether ours are accepted is core/admit.py's to say.
 """
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from porter_ha.core import selectors
 from porter_ha.model import names
 from porter_ha.model.net import parse_range
-from porter_ha.model.objects import LabelSelector
+from porter_ha.model.objects import LabelSelector, Wire
 
 Document = dict[str, Any]
+T = TypeVar("T")
 METALLB = "metallb.io"
 _OLD = f"{names.GROUP}/v1alpha1"
 _OURS = f"{names.GROUP}/{names.VERSION}"
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PREFIX_LENGTHS = {"aggregationLength": 32, "aggregationLengthV6": 128}
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}  # of Go's durations
+_OWN_ROUTER_ID = "each replica's is its own node's address, for they are several speakers"
+
+
+class _Meta(Wire, frozen=True):
+    name: str = ""
+    labels: dict[str, str] | None = None
+
+
+class _Envelope(Wire, frozen=True):
+    """What every object has, and a list of objects."""
+
+    api_version: str
+    kind: str
+    metadata: _Meta | None = None
+    spec: Document | None = None
+    items: list[Any] | None = None
 
 
 class Migration(msgspec.Struct):
@@ -32,11 +48,11 @@ class Migration(msgspec.Struct):
     remarks: list[str] = []
 
     def remark(self, source: Document, text: str) -> None:
-        self.remarks.append(f"{source.get('kind')}/{_name(source)}: {text}")
+        self.remarks.append(f"{_title(source)}: {text}")
 
 
 def migrate(documents: Iterable[Document]) -> Migration:
-    """All of them together: what one means can depend on others. Raises ValueError for what is no Kubernetes object."""
+    """All of them together: what one means can depend on others. Raises ValueError for what is no such object."""
     found: dict[str, list[Document]] = {}
     for document in _flat(documents):
         found.setdefault(f"{document['apiVersion'].partition('/')[0]}/{document['kind']}", []).append(document)
@@ -55,14 +71,20 @@ def migrate(documents: Iterable[Document]) -> Migration:
     return made
 
 
-def _flat(documents: Iterable[Document]) -> Iterable[Document]:
+def _flat(documents: Iterable[object]) -> Iterable[Document]:
     for document in documents:
-        if not isinstance(document, dict) or not {"apiVersion", "kind"} <= document.keys():
-            raise ValueError(f"{str(document)[:60]!r} is no Kubernetes object: apiVersion and kind are missing")
-        if document["kind"].endswith("List") and "items" in document:
-            yield from _flat(document["items"])
+        try:
+            envelope = msgspec.convert(document, _Envelope)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{str(document)[:60]!r} is no Kubernetes object: {error}") from None
+        if envelope.items is not None:
+            yield from _flat(envelope.items)
         else:
-            yield document
+            yield cast(Document, document)
+
+
+def _title(document: Document) -> str:
+    return f"{document['kind']}/{_name(document)}"
 
 
 def _name(document: Document) -> str:
@@ -73,6 +95,14 @@ def _spec(document: Document) -> Document:
     return dict(document.get("spec") or {})
 
 
+def _read(document: Document, kind: type[T]) -> T:
+    """Its spec. Raises ValueError that names the object, the field, and what would be right."""
+    try:
+        return msgspec.convert(_spec(document), kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{_title(document)}: {error}") from None
+
+
 def _object(kind: str, name: str, spec: Document) -> Document:
     return {"apiVersion": _OURS, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
@@ -80,112 +110,47 @@ def _object(kind: str, name: str, spec: Document) -> Document:
 # --- MetalLB -------------------------------------------------------------------------------------------------
 
 
-def _pools(made: Migration, pools: list[Document], advertisements: list[Document] | None) -> None:
-    numbers = [(_spec(p).get("serviceAllocation") or {}).get("priority") or 0 for p in pools]
-    for pool, priority in zip(pools, numbers, strict=True):
-        spec, limits = _spec(pool), _spec(pool).get("serviceAllocation") or {}
-        more: Document = {}
-        if any(numbers):
-            more["priority"] = priority or max(numbers) + 1  # there 0 means last, here it is the first
-        if spec.get("avoidBuggyIPs"):
-            more["usingKnownIPs"] = False
-        narrowed = _limits(made, pool, limits, more)
-        if spec.get("autoAssign") is False or not narrowed:
-            more["autoAssign"] = False
-        if advertisements is not None and not _advertised(pool, advertisements):
-            more["disable"] = True
-            made.remark(
-                pool, "no BGPAdvertisement selects it, so its Eip is disabled; spec.disable: false announces it"
-            )
-        by_family: dict[int, list[str]] = {}
-        for text in spec.get("addresses") or ():
-            try:
-                by_family.setdefault(parse_range(text).family, []).append(text)
-            except ValueError as error:
-                made.remark(pool, f"spec.addresses: {error}")
-        for family, ranges in sorted(by_family.items()):
-            suffix = "" if len(by_family) == 1 else f"-ipv{family}"
-            made.documents.append(_object("Eip", _name(pool) + suffix, {"address": ",".join(ranges), **more}))
+class _Allocation(Wire, frozen=True):
+    priority: int = 0
+    namespaces: list[str] | None = None
+    namespace_selectors: list[LabelSelector] | None = None
+    service_selectors: list[LabelSelector] | None = None
 
 
-def _limits(made: Migration, pool: Document, limits: Document, into: Document) -> bool:
-    """Whose Services the pool is for. Returns whether all of that could be said."""
-    good = True
-    if limits.get("namespaces"):
-        into["namespaces"] = limits["namespaces"]
-    by_label = limits.get("namespaceSelectors") or []
-    if len(by_label) == 1 and not by_label[0].get("matchExpressions"):
-        into["namespaceSelector"] = by_label[0].get("matchLabels") or {}
-    elif by_label:
-        made.remark(pool, "spec.serviceAllocation.namespaceSelectors: only one selector with matchLabels can be said")
-        good = False
-    by_service = limits.get("serviceSelectors") or []
-    if len(by_service) == 1:
-        into["serviceSelector"] = by_service[0]
-    elif by_service:
-        made.remark(
-            pool, "spec.serviceAllocation.serviceSelectors: only one selector can be said; make an Eip for each"
-        )
-        good = False
-    if not good:
-        made.remark(pool, "its Eip serves only Services that name it (spec.autoAssign: false)")
-    return good
+class _Pool(Wire, frozen=True):
+    addresses: list[str] | None = None
+    auto_assign: bool | None = None
+    avoid_buggy_ips: bool = msgspec.field(default=False, name="avoidBuggyIPs")
+    service_allocation: _Allocation | None = None
 
 
-def _advertised(pool: Document, advertisements: list[Document]) -> bool:
-    labels = (pool.get("metadata") or {}).get("labels") or {}
-    for advertisement in advertisements:
-        spec = _spec(advertisement)
-        chosen, by_label = spec.get("ipAddressPools") or [], spec.get("ipAddressPoolSelectors") or []
-        if not chosen and not by_label:
-            return True
-        if _name(pool) in chosen:
-            return True
-        if any(selectors.matches(msgspec.convert(given, LabelSelector), labels) for given in by_label):
-            return True
-    return False
+class _Advertisement(Wire, frozen=True):
+    ip_address_pools: list[str] | None = None
+    ip_address_pool_selectors: list[LabelSelector] | None = None
+    aggregation_length: int = 32
+    aggregation_length_v6: int = msgspec.field(default=128, name="aggregationLengthV6")
+    communities: list[str] | None = None
+    local_pref: int = 0
+    peers: list[str] | None = None
+    node_selectors: list[LabelSelector] | None = None
 
 
-def _peers(made: Migration, peers: list[Document]) -> None:
-    if not peers:
-        return
-    own = [_spec(peer).get("myASN", 0) for peer in peers]
-    common = max(set(own), key=own.count)
-    made.documents.append(_object("BgpConf", names.BGP_CONF_NAME, {"as": common}))
-    for peer in peers:
-        spec = _spec(peer)
-        if not spec.get("peerASN"):
-            made.remark(peer, "spec.dynamicASN: the router's AS number must be given here; no BgpPeer was made")
-            continue
-        conf: Document = {"neighborAddress": spec.get("peerAddress", ""), "peerAs": spec["peerASN"]}
-        if spec.get("myASN") != common:
-            conf["localAs"] = spec.get("myASN")
-        if spec.get("password"):
-            conf["authPassword"] = spec["password"]
-        ours: Document = {"conf": conf}
-        if spec.get("peerPort", 179) != 179:
-            ours["transport"] = {"remotePort": spec["peerPort"]}
-        if spec.get("ebgpMultiHop"):
-            ours["ebgpMultihop"] = {"enabled": True}
-        timers = _timers(made, peer, spec)
-        if timers:
-            ours["timers"] = {"config": timers}
-        chosen = spec.get("nodeSelectors") or []
-        if len(chosen) == 1:
-            ours["nodeSelector"] = chosen[0]
-        elif chosen:
-            made.remark(
-                peer, "spec.nodeSelectors: only one selector can be said; all nodes are next hops at this router"
-            )
-        for field, why in _PEER_FIELDS.items():
-            if spec.get(field):
-                made.remark(peer, f"spec.{field}: {why}")
-        made.documents.append(_object("BgpPeer", _name(peer), ours))
+class _Peer(Wire, frozen=True):
+    my_asn: int = msgspec.field(default=0, name="myASN")
+    peer_asn: int = msgspec.field(default=0, name="peerASN")
+    peer_address: str = ""
+    peer_port: int = 179
+    password: str = ""
+    ebgp_multi_hop: bool = False
+    hold_time: str = ""
+    keepalive_time: str = ""
+    connect_time: str = ""
+    node_selectors: list[LabelSelector] | None = None
 
 
 _PEER_FIELDS = {
     "passwordSecret": "not supported yet; write the key into spec.conf.authPassword",
-    "routerID": "each replica's is its own node's address, for they are several speakers",
+    "routerID": _OWN_ROUTER_ID,
     "srcAddress": "not supported yet",
     "bfdProfile": "BFD is not supported; the sessions' hold time and our probes do its work",
     "vrf": "not supported",
@@ -194,33 +159,129 @@ _PEER_FIELDS = {
 }
 
 
-def _timers(made: Migration, peer: Document, spec: Document) -> Document:
+def _pools(made: Migration, documents: list[Document], advertisements: list[Document] | None) -> None:
+    pools = [_read(document, _Pool) for document in documents]
+    advertised = [_read(document, _Advertisement) for document in advertisements or ()]
+    allocations = [pool.service_allocation or _Allocation() for pool in pools]
+    last = max((allocation.priority for allocation in allocations), default=0)
+    for document, pool, allocation in zip(documents, pools, allocations, strict=True):
+        more: Document = {"priority": allocation.priority or last + 1} if last else {}  # 0 is last there, first here
+        if pool.avoid_buggy_ips:
+            more["usingKnownIPs"] = False
+        if not _limits(made, document, allocation, more) or pool.auto_assign is False:
+            more["autoAssign"] = False
+        if advertisements is not None and not any(_selects(one, document) for one in advertised):
+            more["disable"] = True
+            made.remark(document, "no BGPAdvertisement selects it, so its Eip has spec.disable: true")
+        by_family: dict[int, list[str]] = {}
+        for text in pool.addresses or ():
+            try:
+                by_family.setdefault(parse_range(text).family, []).append(text)
+            except ValueError as error:
+                made.remark(document, f"spec.addresses: {error}")
+        for family, ranges in sorted(by_family.items()):
+            suffix = "" if len(by_family) == 1 else f"-ipv{family}"
+            made.documents.append(_object("Eip", _name(document) + suffix, {"address": ",".join(ranges), **more}))
+
+
+def _limits(made: Migration, document: Document, allocation: _Allocation, into: Document) -> bool:
+    """Whose Services the pool is for. Returns whether all of that could be said."""
+    good = True
+    if allocation.namespaces:
+        into["namespaces"] = allocation.namespaces
+    by_label = allocation.namespace_selectors or []
+    if len(by_label) == 1 and not by_label[0].match_expressions:
+        into["namespaceSelector"] = by_label[0].match_labels or {}
+    elif by_label:
+        made.remark(document, "spec.serviceAllocation.namespaceSelectors: only one with matchLabels can be said")
+        good = False
+    by_service = allocation.service_selectors or []
+    if len(by_service) == 1:
+        into["serviceSelector"] = msgspec.to_builtins(by_service[0])
+    elif by_service:
+        made.remark(document, "spec.serviceAllocation.serviceSelectors: only one can be said; make an Eip for each")
+        good = False
+    if not good:
+        made.remark(document, "its Eip serves only Services that name it (spec.autoAssign: false)")
+    return good
+
+
+def _selects(advertisement: _Advertisement, pool: Document) -> bool:
+    by_name, by_label = advertisement.ip_address_pools or [], advertisement.ip_address_pool_selectors or []
+    labels = (pool.get("metadata") or {}).get("labels") or {}
+    return (
+        not (by_name or by_label) or _name(pool) in by_name or any(selectors.matches(one, labels) for one in by_label)
+    )
+
+
+def _peers(made: Migration, documents: list[Document]) -> None:
+    peers = [_read(document, _Peer) for document in documents]
+    if not peers:
+        return
+    own = [peer.my_asn for peer in peers]
+    common = max(sorted(set(own)), key=own.count)
+    made.documents.append(_object("BgpConf", names.BGP_CONF_NAME, {"as": common}))
+    for document, peer in zip(documents, peers, strict=True):
+        if not peer.peer_asn:
+            made.remark(document, "spec.dynamicASN: the router's AS number must be given here; no BgpPeer was made")
+            continue
+        conf: Document = {"neighborAddress": peer.peer_address, "peerAs": peer.peer_asn}
+        if peer.my_asn != common:
+            conf["localAs"] = peer.my_asn
+        if peer.password:
+            conf["authPassword"] = peer.password
+        ours: Document = {"conf": conf}
+        if peer.peer_port != 179:
+            ours["transport"] = {"remotePort": peer.peer_port}
+        if peer.ebgp_multi_hop:
+            ours["ebgpMultihop"] = {"enabled": True}
+        if timers := _timers(made, document, peer):
+            ours["timers"] = {"config": timers}
+        chosen = peer.node_selectors or []
+        if len(chosen) == 1:
+            ours["nodeSelector"] = msgspec.to_builtins(chosen[0])
+        elif chosen:
+            made.remark(document, "spec.nodeSelectors: only one can be said; all nodes are next hops at this router")
+        for field, why in _PEER_FIELDS.items():
+            if _spec(document).get(field):
+                made.remark(document, f"spec.{field}: {why}")
+        made.documents.append(_object("BgpPeer", _name(document), ours))
+
+
+def _timers(made: Migration, document: Document, peer: _Peer) -> Document:
+    """Go's durations as strings of seconds."""
     found = {}
-    for theirs, ours in (
-        ("holdTime", "holdTime"),
-        ("keepaliveTime", "keepaliveInterval"),
-        ("connectTime", "connectRetry"),
-    ):
-        if text := spec.get(theirs):
-            seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([\d.]+)(ms|h|m|s)", str(text)))
-            if seconds >= 1:
-                found[ours] = str(round(seconds))
-            else:
-                made.remark(peer, f"spec.{theirs}: {text!r} is no duration of a second or more")
+    given = {"holdTime": peer.hold_time, "keepaliveTime": peer.keepalive_time, "connectTime": peer.connect_time}
+    ours = {"holdTime": "holdTime", "keepaliveTime": "keepaliveInterval", "connectTime": "connectRetry"}
+    for field, text in given.items():
+        seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text))
+        if seconds >= 1:
+            found[ours[field]] = str(round(seconds))
+        elif text:
+            made.remark(document, f"spec.{field}: {text!r} is no duration of a second or more")
     return found
 
 
 def _advertisement(made: Migration, document: Document) -> None:
-    spec = _spec(document)
-    for field, whole in _PREFIX_LENGTHS.items():
-        if spec.get(field, whole) != whole:
+    spec = _read(document, _Advertisement)
+    for field, length, whole in (
+        ("aggregationLength", spec.aggregation_length, 32),
+        ("aggregationLengthV6", spec.aggregation_length_v6, 128),
+    ):
+        if length != whole:
             made.remark(document, f"spec.{field}: EIPs are announced one by one, as /{whole}")
     for field in ("communities", "localPref", "peers", "nodeSelectors"):
-        if spec.get(field):
+        if _spec(document).get(field):
             made.remark(document, f"spec.{field}: not supported yet; every router hears every EIP, without it")
 
 
 # --- Porter v1alpha1 -----------------------------------------------------------------------------------------
+
+
+class _OldConf(Wire, frozen=True):
+    as_: int = msgspec.field(default=0, name="as")
+    router_id: str = msgspec.field(default="", name="routerID")
+    port: int = 179
 
 
 def _old_eip(made: Migration, document: Document) -> Document:
@@ -231,16 +292,15 @@ def _old_eip(made: Migration, document: Document) -> Document:
 
 
 def _old_conf(made: Migration, document: Document) -> Document:
-    spec = _spec(document)
-    ours = {"as": spec.get("as"), "listenPort": spec.get("port")}
-    if spec.get("routerID"):
-        made.remark(document, "spec.routerID: each replica's is its own node's address, for they are several speakers")
-    return _object("BgpConf", names.BGP_CONF_NAME, {key: value for key, value in ours.items() if value is not None})
+    spec = _read(document, _OldConf)
+    if spec.router_id:
+        made.remark(document, f"spec.routerID: {_OWN_ROUTER_ID}")
+    return _object("BgpConf", names.BGP_CONF_NAME, {"as": spec.as_, "listenPort": spec.port})
 
 
 def _old_peer(made: Migration, document: Document) -> Document:
     spec = _spec(document)
-    ours: Document = {"conf": dict(spec.get("config") or {})}
+    ours: Document = {"conf": spec.get("config")}
     if spec.get("transport"):
         ours["transport"] = spec["transport"]
     if spec.get("usingPortForward"):

@@ -1,5 +1,6 @@
 """What MetalLB and Porter were told, told to us: our own admission accepts it, and nothing is lost in silence."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from porter_ha.core.admit import Speaking, admit_bgp, admit_eips
-from porter_ha.core.migrate import migrate
+from porter_ha.core.migrate import Migration, migrate
 from porter_ha.model.objects import BgpConf, BgpPeer, Eip
 
 SAMPLES = Path(__file__).parent / "migration-samples"
@@ -102,6 +105,45 @@ def test_porters_first_api():
 def test_what_is_no_object_is_refused_by_what_it_says():
     with pytest.raises(ValueError, match="just a word"):
         migrate(["just a word"])
+
+
+def test_a_field_of_the_wrong_kind_is_named():
+    pool = {"apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool", "metadata": {"name": "odd"}}
+    with pytest.raises(ValueError, match=r"IPAddressPool/odd: .*addresses"):
+        migrate([{**pool, "spec": {"addresses": "10.0.0.0/24"}}])
+
+
+anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=12,
+)
+FIELDS = [
+    "addresses",
+    "serviceAllocation",
+    "myASN",
+    "holdTime",
+    "nodeSelectors",
+    "config",
+    "transport",
+    "as",
+    "protocol",
+]
+
+
+@settings(max_examples=1000)
+@given(
+    st.sampled_from(["metallb.io/v1beta1", "network.kubesphere.io/v1alpha1", "v1"]),
+    st.sampled_from(["IPAddressPool", "BGPPeer", "BGPAdvertisement", "Eip", "BgpConf", "BgpPeer", "List"]),
+    st.one_of(anything, st.dictionaries(st.sampled_from(FIELDS), anything)),
+    anything,
+)
+def test_whatever_is_given_is_read_or_refused(version, kind, spec, meta):
+    document = {"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}
+    made = Migration()
+    with contextlib.suppress(ValueError):
+        made = migrate([document])
+    assert all(ours["kind"] in KINDS for ours in made.documents)
 
 
 def test_the_command():
