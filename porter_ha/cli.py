@@ -151,6 +151,29 @@ def fence(service_account: str) -> None:
 
 
 @main.command()
+@click.argument("service", metavar="NAMESPACE/NAME")
+@_KUBECONFIG
+@_CLASSLESS
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def why(service: str, kubeconfig: str, classless: bool, output: str) -> None:
+    """Explain a Service: its EIP or why it has none, its next hops and why other nodes are none, what routers hear."""
+    import asyncio
+
+    import msgspec
+
+    from porter_ha.kube.client import ApiError, Unreachable
+    from porter_ha.manager import explain
+
+    if service.count("/") != 1:
+        raise click.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
+    try:
+        found = asyncio.run(explain.why(kubeconfig, service, classless))
+    except (ApiError, Unreachable) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if output == "json" else explain.text(found))
+
+
+@main.command()
 @click.argument("files", nargs=-1, type=click.File("r", encoding="utf-8"))
 def migrate(files: tuple[TextIO, ...]) -> None:
     """Print as ours the settings of MetalLB (IPAddressPool, BGPPeer, BGPAdvertisement) or Porter v1alpha1 in FILES, or

@@ -47,7 +47,9 @@ class _ListMeta(msgspec.Struct, rename="camel"):
     cont: str = msgspec.field(default="", name="continue")
 
 
-class _List(msgspec.Struct):
+class Page(msgspec.Struct):
+    """A part of a collection."""
+
     metadata: _ListMeta
     items: list[msgspec.Raw] | None = None
 
@@ -73,7 +75,19 @@ class _Gone(Exception):
 
 _line = msgspec.json.Decoder(_Line)
 _peek = msgspec.json.Decoder(_Peek)
-_list = msgspec.json.Decoder(_List)
+_list = msgspec.json.Decoder(Page)
+
+
+async def listed(client: Client, path: str, params: Mapping[str, str]) -> AsyncIterator[Page]:
+    """The pages of a collection, as it is now. Raises ApiError or Unreachable."""
+    cont = ""
+    while True:
+        more = {**params, "limit": PAGE, **({"continue": cont} if cont else {})}
+        page = _list.decode(await client.request("GET", path, params=more, timeout_s=60))
+        yield page
+        cont = page.metadata.cont
+        if not cont:
+            return
 
 
 class Watch:
@@ -177,17 +191,13 @@ class Watch:
             raise Unreachable(f"watch {self.path}: ended before everything was listed")
 
     async def _start_listing(self, before: set[tuple[str, str]]) -> None:
-        cont, version, changes = "", "", []
-        while True:
-            params = {**self._params, "limit": PAGE, **({"continue": cont} if cont else {})}
-            page = _list.decode(await self._client.request("GET", self.path, params=params, timeout_s=60))
+        version, changes = "", []
+        async for page in listed(self._client, self.path, self._params):
             for raw in page.items or ():
                 meta = _peek.decode(raw).metadata
                 before.discard((meta.namespace, meta.name))
                 changes.append(self._set(meta, bytes(raw)))
-            cont, version = page.metadata.cont, page.metadata.resource_version
-            if not cont:
-                break
+            version = page.metadata.resource_version
         self._finish(changes, before)
         self._version = version
         self._deliver(changes)

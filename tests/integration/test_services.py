@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from tests.lab import cluster, routers
+from tests.lab import cluster, controlplane, nodes, routers
 from tests.lab.cluster import addresses, service, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
-from tests.lab.shell import until
-from tests.lab.topology import NODES, ROUTERS
+from tests.lab.shell import run, until
+from tests.lab.topology import NODES, ROUTERS, lan
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -190,6 +190,26 @@ def test_a_node_that_may_not_be_a_next_hop(mark, unmark):
     wait_fib(eip, ["node1", "node3"])
     kubectl(*unmark)
     wait_fib(eip, list(NODES))
+
+
+def test_a_service_is_explained():
+    def why(name: str) -> str:
+        return run(nodes.PORTER, "why", f"default/{name}", "--kubeconfig", str(controlplane.KUBECONFIG))
+
+    apply(service("web"), service("asks", loadBalancerIP="10.99.0.1"), service("other", opt_in=""))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    until("sessions in status", lambda: why("web").count("ESTABLISHED") == len(NODES) * len(ROUTERS))
+    kubectl("label", "node", "node2", "node.kubernetes.io/exclude-from-external-load-balancers=")
+    try:
+        said = why("web")
+    finally:
+        kubectl("label", "node", "node2", "node.kubernetes.io/exclude-from-external-load-balancers-")
+    assert f"EIP {eip} of Eip " in said
+    assert f"via node1 ({lan('node1')[0]})" in said
+    assert "not via node2: NodeExcluded" in said
+    assert "waits: AddressNotInPool" in why("asks")
+    assert "annotate it lb.kubesphere.io/v1alpha1=porter" in why("other")
 
 
 def test_cordoning_changes_nothing():

@@ -1,0 +1,120 @@
+"""A Service explained: by the code that decides, from what the API server has."""
+
+import msgspec
+import pytest
+
+from porter_ha.core.why import Cluster, explain
+from porter_ha.manager.explain import text
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Node, Service
+
+
+def made(kind, name, namespace="", labels=None, annotations=None, **rest):
+    meta = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "labels": labels, "annotations": annotations}
+    return msgspec.convert({"metadata": {k: v for k, v in meta.items() if v}, **rest}, kind)
+
+
+def node(name, number, ready="True", **more):
+    status = {
+        "conditions": [{"type": "Ready", "status": ready}],
+        "addresses": [{"type": "InternalIP", "address": f"10.1.0.{number}"}],
+    }
+    return made(Node, name, status=status, **more)
+
+
+def service(name, *, eip="", policy="Cluster", **more):
+    annotations = {"lb.kubesphere.io/v1alpha1": "porter", **({"porter-ha.io/eips": eip} if eip else {})}
+    ingress = [{"ip": eip}] if eip else []
+    return made(
+        Service,
+        name,
+        "default",
+        annotations=more.pop("annotations", annotations),
+        spec={"type": "LoadBalancer", "externalTrafficPolicy": policy, **more},
+        status={"loadBalancer": {"ingress": ingress}},
+    )
+
+
+def slices(name, *nodes):
+    endpoints = [{"addresses": ["10.244.0.1"], "nodeName": n, "conditions": {"ready": True}} for n in nodes]
+    labels = {"kubernetes.io/service-name": name}
+    return made(EndpointSlice, f"{name}-1", "default", labels, addressType="IPv4", endpoints=endpoints)
+
+
+SESSION = {"peerState": {"sessionState": "ESTABLISHED"}, "prefixes": 3, "lastError": ""}
+PEER = {
+    "spec": {"conf": {"peerAs": 65010, "neighborAddress": "10.9.0.1"}},
+    "status": {"nodesPeerStatus": {"n1": SESSION}},
+}
+BASE = Cluster(
+    nodes=(node("n1", 1), node("n2", 2), node("n3", 3, annotations={"porter-ha.io/drain": ""}), node("n4", 4, "False")),
+    eips=(made(Eip, "pool", spec={"address": "10.0.0.0/31"}),),
+    confs=(made(BgpConf, "default", spec={"as": 65001}),),
+    peers=(msgspec.json.decode(msgspec.json.encode({"metadata": {"name": "tor"}, **PEER}), type=BgpPeer),),
+)
+
+
+def cluster(*services, parts=()):
+    return msgspec.structs.replace(BASE, services=services, slices=tuple(parts))
+
+
+def test_an_announced_eip_its_next_hops_and_who_is_none():
+    found = explain("default/web", cluster(service("web", eip="10.0.0.1"), parts=[slices("web", "n1")]), False)
+    (eip,) = found.eips
+    assert (eip.pool, [(hop.node, hop.address) for hop in eip.next_hops]) == (
+        "pool",
+        [("n1", "10.1.0.1"), ("n2", "10.1.0.2")],
+    )
+    assert [(left.node, left.reason) for left in eip.left_out] == [("n3", "NodeDraining"), ("n4", "NodeNotReady")]
+    (heard,) = found.routers
+    assert (heard.peer, heard.router, heard.replica, heard.state, heard.prefixes) == (
+        "tor",
+        "10.9.0.1",
+        "n1",
+        "ESTABLISHED",
+        3,
+    )
+    said = text(found)
+    assert "via n2 (10.1.0.2)" in said
+    assert "not via n3: NodeDraining: The node is being drained" in said
+
+
+def test_local_leaves_out_nodes_without_endpoints():
+    web = service("web", eip="10.0.0.1", policy="Local")
+    (eip,) = explain("default/web", cluster(web, parts=[slices("web", "n2")]), False).eips
+    assert [hop.node for hop in eip.next_hops] == ["n2"]
+    assert {left.node: left.reason for left in eip.left_out}["n1"] == "NoReadyEndpoints"
+
+
+def test_no_ready_endpoint():
+    (eip,) = explain("default/web", cluster(service("web", eip="10.0.0.1")), False).eips
+    assert eip.refusal.reason == "NoReadyEndpoints"
+    assert eip.next_hops == eip.left_out == ()
+
+
+def test_a_service_that_waits():
+    full = cluster(service("a", eip="10.0.0.0"), service("b", eip="10.0.0.1"), service("web"))
+    found = explain("default/web", full, False)
+    assert found.waits.reason == "PoolExhausted"
+    assert found.eips == ()
+    assert "waits: PoolExhausted: no free IPv4 address in pool (2 of 2)" in text(found)
+
+
+@pytest.mark.parametrize(
+    ("more", "hint"),
+    [
+        ({"annotations": {}}, "annotate it lb.kubesphere.io/v1alpha1=porter"),
+        ({"type": "NodePort"}, "spec.type is NodePort"),
+        ({"loadBalancerClass": "x/y"}, "spec.loadBalancerClass is x/y"),
+    ],
+)
+def test_a_service_that_is_not_ours(more, hint):
+    assert hint in explain("default/web", cluster(service("web", **more)), False).hint
+
+
+def test_a_misspelt_annotation_is_told():
+    web = service("web", annotations={"lb.kubesphere.io/v1apha1": "porter"})
+    assert explain("default/web", cluster(web), False).waits.reason == "MisspeltAnnotation"
+
+
+def test_no_such_service():
+    assert explain("default/none", cluster(), False).hint == "there is no such Service"
