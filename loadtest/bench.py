@@ -52,6 +52,7 @@ class Results(msgspec.Struct):
     controller: str
     service: Service | None = None
     scale: list[measure.Assignment] = []
+    scale_idle_percent: float = 0.0
     nodes: dict[int, measure.Single] = {}
     allocator_s: dict[int, float] = {}
     plan: list[parts.PlanCost] = []
@@ -65,9 +66,12 @@ class Results(msgspec.Struct):
 
 
 class Bench:
-    def __init__(self, client: Client, name: str, command: str, quick: bool, say: Callable[[str], None]) -> None:
-        self._client, self._name, self._command, self._quick, self._say = client, name, command, quick, say
+    def __init__(self, client: Client, name: str, command: str, quick: bool, done: Callable[[Results], None]) -> None:
+        self._client, self._name, self._command, self._quick, self._done = client, name, command, quick, done
         self.results = Results(name)
+
+    def _say(self, text: str) -> None:
+        click.echo(text)
 
     async def run(self, only: tuple[str, ...]) -> None:
         steps: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
@@ -87,6 +91,7 @@ class Bench:
                 raise click.BadParameter(f"there is no step {step!r}; there are: {', '.join(steps)}")
             self._say(step)
             await steps[step]()
+            self._done(self.results)
 
     async def parts(self) -> None:
         gc.freeze()  # the plotting library's objects, which the collector would look through, are in no manager
@@ -135,10 +140,12 @@ class Bench:
         await place.set_nodes(self._client, HOPS)
         with place.controller(self._name, self._command) as processes:
             await asyncio.sleep(REST_S)
+            idle = self.results.scale_idle_percent = await measure.idle_percent(processes, 5 * REST_S)
             for count in (300, 1000) if self._quick else (1000, 4000, 16_000):
                 found = await measure.assignment(self._client, count, processes)
                 self.results.scale.append(found)
-                self._say(f"  {count}: {found.cpu_ms_per_service} ms of processor a Service, p99 {found.p99_ms} ms")
+                cost = f"{found.cpu_ms_per_service} ms of processor, {found.added_ms(idle)} without what it uses anyway"
+                self._say(f"  {count}: {found.rate} EIPs/s, each {cost}; p99 {found.p99_ms} ms")
 
     async def nodes(self) -> None:
         for count in (10, 100) if self._quick else (10, 100, 1000):
@@ -150,7 +157,7 @@ class Bench:
 
     async def profile(self) -> None:
         await place.set_nodes(self._client, HOPS)
-        for count in (300,) if self._quick else (1000, 4000, 16_000):
+        for count in (300,) if self._quick else (1000, 4000):
             with profiles.profiled(), place.controller("porter"):
                 self.results.profile += await profiles.take(self._client, count)
         for found in self.results.profile:
@@ -200,7 +207,7 @@ class Bench:
 
 async def _measure(name: str, command: str, quick: bool, only: tuple[str, ...]) -> Results:
     async with Client(place.access(), timeout_s=60) as client:
-        bench = Bench(client, name, command, quick, lambda text: click.echo(text))
+        bench = Bench(client, name, command, quick, _save)  # after each step: a later one may fail
         await bench.run(only)
         return bench.results
 
@@ -218,18 +225,17 @@ def main(steps: tuple[str, ...], quick: bool, controller: str, command: str, wri
         results = uvloop.run(_measure(controller, command, quick, steps))
     finally:
         place.down()
-    _save(results, quick, write)
+    plots.draw(results, BUILD)
+    if write and not quick:
+        Path(ROOT / "docs" / "performance.md").write_text(report.page(results), encoding="utf-8")
     missed = [goal for goal in report.goals(results) if not goal.met]
     click.echo(report.table(results))
     sys.exit(1 if missed and not quick else 0)
 
 
-def _save(results: Results, quick: bool, write: bool) -> None:
+def _save(results: Results) -> None:
     BUILD.mkdir(exist_ok=True)
     (BUILD / "bench.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
-    plots.draw(results, BUILD)
-    if write and not quick:
-        Path(ROOT / "docs" / "performance.md").write_text(report.page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

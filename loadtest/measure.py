@@ -46,6 +46,10 @@ class Assignment(msgspec.Struct):
     cpu_ms_per_service: float
     apiserver_ms_per_service: float
 
+    def added_ms(self, idle_percent: float) -> float:
+        """Processor time that each Service added to what the controller uses of a core while nothing happens."""
+        return round(self.cpu_ms_per_service - idle_percent / 100 * 1e3 / self.rate, 3)
+
 
 class Burst(msgspec.Struct):
     """Many Services at once. `after_last_create_s` is from when the last request was answered to the last route."""
@@ -151,6 +155,14 @@ async def burst(client: Client, count: int, hops: int, processes: Iterable[str],
         )
         await _clear(client, seen, names)
     return found
+
+
+async def idle_percent(processes: Iterable[str], seconds: float) -> float:
+    """Of a core, while nothing happens."""
+    daemons = list(processes)
+    before = sum(place.cpu_s(daemon) for daemon in daemons)
+    await asyncio.sleep(seconds)
+    return round((sum(place.cpu_s(daemon) for daemon in daemons) - before) / seconds * 100, 2)
 
 
 async def _clear(client: Client, seen: Seen, names: list[str]) -> None:

@@ -18,6 +18,7 @@ def draw(results: "Results", folder: Path) -> None:
         sizes = [a.count for a in results.scale]
         series = {
             "controller, all processes": [a.cpu_ms_per_service for a in results.scale],
+            "of that added by a Service": [a.added_ms(results.scale_idle_percent) for a in results.scale],
             "kube-apiserver": [a.apiserver_ms_per_service for a in results.scale],
         }
         _picture(folder / "bench-scale", "Services", "processor ms per Service", sizes, series)

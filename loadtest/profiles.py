@@ -44,7 +44,7 @@ def room(function: _Function) -> str:
         return parts[parts.index("site-packages") + 1].removesuffix(".py")
     if "porter_ha" in parts:
         return "/".join(parts[len(parts) - 1 - parts[::-1].index("porter_ha") :][:2]).removesuffix(".py")
-    return "workers" if "workers" in parts else f"python: {parts[-2] if parts[-2] == 'asyncio' else 'others'}"
+    return next((name for name in ("workers", "asyncio") if name in parts), "python's own")
 
 
 @contextlib.contextmanager
