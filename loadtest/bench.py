@@ -181,7 +181,7 @@ class Bench:
             await place.set_nodes(self._client, count)
             with place.controller("porter"):
                 await asyncio.sleep(3 * REST_S)
-                self.results.probes[count] = await parts.replica(0)
+                self.results.probes[count] = await parts.replica(0, count)
             self._say(f"  {count} nodes: {self.results.probes[count].idle_cpu_percent} % of a core")
         await place.set_nodes(self._client, HOPS)
 
@@ -196,18 +196,25 @@ class Bench:
             await asyncio.to_thread(parts.ballast, services)
         else:
             services = self.results.agent.eips
-        await place.set_nodes(self._client, 50 if self._quick else 500)
+        node_count = 50 if self._quick else 500
+        await place.set_nodes(self._client, node_count)
         await asyncio.to_thread(place.add_routers, 3)
         with place.controller("porter"):
             await asyncio.to_thread(place.until_sessions, 4)
             await asyncio.sleep(5 * REST_S)
-            self.results.memory = await parts.replica(services)
+            self.results.memory = await parts.replica(services, node_count)
         self._say(f"  {self.results.memory}")
 
 
-async def _measure(name: str, command: str, quick: bool, only: tuple[str, ...]) -> Results:
+async def _measure(name: str, command: str, quick: bool, write: bool, only: tuple[str, ...]) -> Results:
+    def done(results: Results) -> None:  # after each step: a later one may fail
+        BUILD.mkdir(exist_ok=True)
+        (BUILD / "bench.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+        if write and not quick:
+            Path(ROOT / "docs" / "performance.md").write_text(report.page(results), encoding="utf-8")
+
     async with Client(place.access(), timeout_s=60) as client:
-        bench = Bench(client, name, command, quick, _save)  # after each step: a later one may fail
+        bench = Bench(client, name, command, quick, done)
         await bench.run(only)
         return bench.results
 
@@ -222,20 +229,13 @@ def main(steps: tuple[str, ...], quick: bool, controller: str, command: str, wri
     """Run the STEPS, or all of them."""
     place.up()
     try:
-        results = uvloop.run(_measure(controller, command, quick, steps))
+        results = uvloop.run(_measure(controller, command, quick, write, steps))
     finally:
         place.down()
     plots.draw(results, BUILD)
-    if write and not quick:
-        Path(ROOT / "docs" / "performance.md").write_text(report.page(results), encoding="utf-8")
     missed = [goal for goal in report.goals(results) if not goal.met]
     click.echo(report.table(results))
     sys.exit(1 if missed and not quick else 0)
-
-
-def _save(results: Results) -> None:
-    BUILD.mkdir(exist_ok=True)
-    (BUILD / "bench.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from porter_ha.model.net import V4, parse_range, parse_ranges, to_text
 from porter_ha.model.plan import Claim, NodeView, Serving
 from porter_ha.model.reasons import Reason
 from tests.lab import nodes
-from tests.lab.controlplane import apply, kubectl
+from tests.lab.controlplane import apply
 from tests.lab.shell import PREFIX, PYTHON, STATE, run, start, stop, until
 from tests.lab.topology import OUR_AS, ROUTER_AS, lan
 
@@ -253,7 +253,7 @@ class ReplicaCost(msgspec.Struct):
     idle_user_percent: float
 
 
-async def replica(services: int, idle_s: float = 10.0) -> ReplicaCost:
+async def replica(services: int, node_count: int, idle_s: float = 10.0) -> ReplicaCost:
     """Of the manager on node1, as it is now. In place."""
     found: dict[str, float] = {}
     rss = 0.0
@@ -266,7 +266,6 @@ async def replica(services: int, idle_s: float = 10.0) -> ReplicaCost:
     await asyncio.sleep(idle_s)
     idle = (place.cpu_s("node1-manager") - before) / idle_s * 100
     user = (place.cpu_s("node1-manager", user=True) - before_user) / idle_s * 100
-    count = len(kubectl("get", "nodes", "-o", "name").split())
     return ReplicaCost(
-        services, count, found, round(sum(found.values()), 1), round(rss, 1), round(idle, 1), round(user, 1)
+        services, node_count, found, round(sum(found.values()), 1), round(rss, 1), round(idle, 1), round(user, 1)
     )
