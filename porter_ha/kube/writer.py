@@ -28,6 +28,7 @@ EVENTS_KEPT = 1000
 EVENTS_AT_ONCE = 2
 EVENT_QUIET_S = 0.5  # events flow once no Service was written for so long
 EVENT_PERIOD_S = 0.5  # and one at a time in such a period while Services are being written
+LOOK_S = 0.1  # how often to look whether what waits for time to pass may go
 
 
 class Writer:
@@ -118,7 +119,7 @@ class Writer:
             self._begin(self._serve(key, *self._wishes.pop(key)))
         self._pump_events(now)
         if self._timer is None and (self._events or any(self._lanes)):
-            self._timer = asyncio.get_running_loop().call_later(EVENT_PERIOD_S, self._later)
+            self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._later)
 
     def _later(self) -> None:
         self._timer = None

@@ -29,7 +29,7 @@ def test_a_service_is_served_by_exactly_the_eligible_nodes(opt_in):
     (eip,) = wait_addresses("web")
     wait_fib(eip, list(NODES))
     until("a page through both routers", lambda: not any(cluster.fetch(r, eip, 3)["errors"] for r in ROUTERS))
-    assert len(events("web", "Assigned")) == 1
+    until("the event", lambda: len(events("web", "Assigned")) == 1)
 
 
 def test_openelbs_spelling_of_the_annotation():
@@ -74,7 +74,7 @@ def test_an_address_that_is_taken_is_waited_for_and_given_when_free():
     status, reason, message = wait_condition("service", "second", "porter-ha.io/Assigned")
     assert (status, reason) == ("False", "AddressInUse")
     assert "default/first" in message
-    assert events("second", "AddressInUse") == [message]
+    until("the event", lambda: events("second", "AddressInUse") == [message])
     kubectl("delete", "service", "first")
     assert wait_addresses("second") == ("10.200.0.60",)
     assert wait_condition("service", "second", "porter-ha.io/Assigned")[0] == "True"
