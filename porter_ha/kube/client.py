@@ -40,7 +40,7 @@ class Reach:
 
     def __init__(self) -> None:
         self._lost = False
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # woken in the order in which they came
 
     def lost(self) -> None:
         self._lost = True
@@ -55,14 +55,14 @@ class Reach:
     async def recovery(self, most_s: float) -> None:
         """Until the server answers again after it did not, and at most so long."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        self._waiting[future] = None
         try:
             async with asyncio.timeout(most_s):
                 await future
         except TimeoutError:
             pass
         finally:
-            self._waiting.discard(future)
+            del self._waiting[future]
 
 
 class _Status(msgspec.Struct):

@@ -35,8 +35,9 @@ def test_every_seed_keeps_every_promise():
     assert (takeovers > 2 * SEEDS, writes > 100 * SEEDS, changes > 30 * SEEDS) == (True, True, True), last
 
 
-def test_a_seed_is_a_run():
-    first, second = simulate("--seed", "7"), simulate("--seed", "7")
+@pytest.mark.parametrize("seed", [0, 7, 8, 9])
+def test_a_seed_is_a_run(seed):
+    first, second = simulate("--seed", str(seed)), simulate("--seed", str(seed))
     assert first.returncode == 0
     assert first.stdout == second.stdout
     assert "fault" in first.stdout
