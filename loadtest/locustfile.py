@@ -121,6 +121,7 @@ class Watcher:
             eip = self._eip.pop(name, "")
             if self._owner.get(eip) == name:
                 del self._owner[eip]
+                self._waiting_fib.pop(eip, None)
             return
         ingress = service["status"]["loadBalancer"].get("ingress") or []
         if not ingress or name not in self.asked or self._eip.get(name) == ingress[0]["ip"]:
@@ -161,6 +162,10 @@ class Watcher:
                 if name not in self._eip and time.time() - since > self._options.patience:
                     del self.asked[name]
                     self.tell("time to EIP", since, f"{name} has no EIP after {self._options.patience:.0f} s")
+            for eip, since in [*self._waiting_fib.items()]:
+                if time.time() - since > self._options.patience:
+                    del self._waiting_fib[eip]
+                    self.tell("time to FIB", since, f"{eip} has no route after {self._options.patience:.0f} s")
 
     def sweep(self) -> None:
         """Delete what users have left, also what a request that was cut off has made."""
