@@ -177,13 +177,13 @@ class Reconciler:
         self._advertise(claim)
 
     def _assign(self, claim: Claim, now: float) -> None:
-        if self._satisfied(claim) and claim.key not in self._relinquished and claim.key not in self._conflicts:
-            self._settled(claim, now)
-            return
-        labels = self._namespaces.get(claim.namespace, {})
-        broken = {name: refusal.message for name, refusal in self._pools.refused.items()}
         pending = self._pending.get(claim.key, ())
-        result = self.allocator.assign(claim, labels, now, broken, pending)
+        if self._satisfied(claim):  # most news of a Service that has its EIP: there is nothing to choose
+            result: tuple[str, ...] | Refusal = claim.held
+        else:
+            labels = self._namespaces.get(claim.namespace, {})
+            broken = {name: refusal.message for name, refusal in self._pools.refused.items()}
+            result = self.allocator.assign(claim, labels, now, broken, pending)
         if isinstance(result, Refusal):
             self.waiting[claim.key] = result
             self._explain(claim, result)
@@ -193,21 +193,15 @@ class Reconciler:
         if conflict := self._conflicts.pop(claim.key, None):
             self._explain(claim, conflict)
         if result == claim.held and claim.recorded and claim.key not in self._relinquished:
-            self._settled(claim, now)
+            self._assigned.pop(claim.key, None)
+            if self._pending.pop(claim.key, ()):
+                self.allocator.release(claim.key, now, keep=result)
         elif self._assigned.get(claim.key) != result:
             self._assigned[claim.key] = result
             self._pending[claim.key] = tuple(dict.fromkeys(pending + result))
             self._relinquished.discard(claim.key)
             pool = self.allocator.pool_of(result[0]) if result else None
             self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else "", self._resync))
-
-    def _settled(self, claim: Claim, now: float) -> None:
-        """Its status shows what it shall have."""
-        self.waiting.pop(claim.key, None)
-        self._explained.pop(claim.key, None)
-        self._assigned.pop(claim.key, None)
-        if self._pending.pop(claim.key, ()):
-            self.allocator.release(claim.key, now, keep=claim.held)
 
     def _explain(self, claim: Claim, refusal: Refusal) -> None:
         if self._explained.get(claim.key) != refusal:

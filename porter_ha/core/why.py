@@ -160,7 +160,7 @@ def _carried(address: str, key: str, decided: Reconciler, groups: Iterable[str])
     hops = tuple(sorted((Hop(by_hop[p.next_hop], p.next_hop) for p in paths), key=lambda hop: hop.node))
     carrying = {hop.node for hop in hops}
     left = tuple(_left(view, spread) for name, view in sorted(nodes.items()) if name not in carrying)
-    refusal = decided.unannounced.get(key)
+    refusal = None if key in decided.waiting else decided.why(key)
     if spread is None and refusal is None:
         refusal = Refusal(Reason.ADDRESS_CONFLICT, f"{address} in its status is not recorded as ours")
     return Carried(address, pool.settings.name if pool else "", hops, left if spread else (), refusal)

@@ -43,6 +43,12 @@ FINISH_S = 6.0  # a write has 5 s
 CORES_PERIOD_S = 5.0  # no kernel tells of a changed cpu.max
 
 
+def _keep(tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+    """Among `tasks` until it is done: a task that nobody holds may vanish."""
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
 class Replica:
     def __init__(self, settings: ManagerSettings, host: Host, client: Client, access: Access) -> None:
         self.settings = settings
@@ -158,9 +164,7 @@ class Replica:
         worker.send(self.leadership.term)
         if self._feeding:
             log("shard restarted, listing again", shard=worker.index)
-            task = asyncio.create_task(self._refill([worker]))
-            self._refills.add(task)
-            task.add_done_callback(self._refills.discard)
+            _keep(self._refills, asyncio.create_task(self._refill([worker])))
 
     async def _refill(self, workers: list[Worker]) -> None:
         """New shard processes know nothing: everything is listed again, and claims they do not repeat are dropped."""
@@ -187,13 +191,10 @@ class Replica:
         """As many shards as cores, unless the settings say how many, also when a container is resized in place."""
         while not self.settings.shards:
             await asyncio.sleep(CORES_PERIOD_S)
-            while self._refills:
-                await asyncio.wait(set(self._refills))
+            await self._refilled()
             count = self._host.cores()
             if self._filled and count != len(self.shards):
-                task = group.create_task(self._rebalance(count, group), name="rebalance")
-                self._refills.add(task)
-                task.add_done_callback(self._refills.discard)
+                _keep(self._refills, group.create_task(self._rebalance(count, group), name="rebalance"))
 
     async def _rebalance(self, count: int, group: asyncio.TaskGroup) -> None:
         """Other shards in the place of these. What has left an old one is waited for, what has not is decided again;
@@ -217,11 +218,15 @@ class Replica:
     async def _settle_shards(self) -> None:
         """Until every shard has digested everything that the watches have delivered so far (and not a part of it)."""
         while True:
-            while self._refills:
-                await asyncio.wait(set(self._refills))
+            await self._refilled()
             await self._sync_shards()
             if not self._refills:
                 return
+
+    async def _refilled(self) -> None:
+        """Until no shard is being filled."""
+        while self._refills:
+            await asyncio.wait(set(self._refills))
 
     async def _sync_shards(self) -> None:
         """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
@@ -264,9 +269,7 @@ class Replica:
             self.shards[index].send(Raws(batch))  # to a shard that is being replaced in vain: all is listed again
 
     def _api_servers(self, hosts: list[str]) -> None:
-        task = asyncio.create_task(self.leadership.elector.use(hosts), name="API servers")
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+        _keep(self._chores, asyncio.create_task(self.leadership.elector.use(hosts), name="API servers"))
 
     def _tables(self) -> None:
         if not self._tables_dirty:

@@ -118,3 +118,10 @@ def test_a_misspelt_annotation_is_told():
 
 def test_no_such_service():
     assert explain("default/none", cluster(), False).hint == "there is no such Service"
+
+
+def test_no_node_may_be_a_next_hop():
+    web = cluster(service("web", eip="10.0.0.1", policy="Local"), parts=[slices("web", "n3")])
+    (eip,) = explain("default/web", web, False).eips
+    assert (eip.next_hops, eip.refusal.reason) == ((), "NoEligibleNodes")
+    assert "n3: NodeDraining" in eip.refusal.message
