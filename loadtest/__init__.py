@@ -1,1 +1,1 @@
-"""Measurements: benchmarks against the limit of the machine, what single parts cost, plots."""
+"""Load and measurements: Service churn under locust, benchmarks against the limit of the machine, costs, plots."""

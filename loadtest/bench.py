@@ -70,9 +70,6 @@ class Bench:
         self._client, self._name, self._command, self._quick, self._done = client, name, command, quick, done
         self.results = Results(name)
 
-    def _say(self, text: str) -> None:
-        click.echo(text)
-
     async def run(self, only: tuple[str, ...]) -> None:
         steps: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "parts": self.parts,
@@ -89,7 +86,7 @@ class Bench:
         for step in only or steps:
             if step not in steps:
                 raise click.BadParameter(f"there is no step {step!r}; there are: {', '.join(steps)}")
-            self._say(step)
+            click.echo(step)
             await steps[step]()
             self._done(self.results)
 
@@ -100,7 +97,7 @@ class Bench:
         shapes = ((100, 100), (1000, 100), (10_000, 100), (50_000, 100), (10_000, 10), (10_000, 1000), (10_000, 5000))
         self.results.plan = [parts.plan(services, nodes) for services, nodes in shapes]
         self.results.plan_local = parts.plan(10_000, 500, local=True)
-        self._say(f"  a pool of 16,000 is filled in {self.results.allocator_s[16000]} s")
+        click.echo(f"  a pool of 16,000 is filled in {self.results.allocator_s[16000]} s")
 
     async def service(self) -> None:
         await place.set_nodes(self._client, HOPS)
@@ -121,7 +118,7 @@ class Bench:
                 burst.append(await measure.burst(self._client, count, HOPS, processes))
             rates = f"{ours[-1].rate} EIPs/s, the bare client {bare[-1].rate}, within the fence {fenced[-1].rate}"
             waits = f"{singles[-1].fib_p50_ms} ms to the FIB, its EIP alone {bare_singles[-1].assign_p50_ms} ms"
-            self._say(f"  {rates}; {waits}")
+            click.echo(f"  {rates}; {waits}")
         single = min(singles, key=lambda one: one.fib_p50_ms)
         bare_single = min(one.assign_p50_ms for one in bare_singles)
         self.results.service = Service(
@@ -140,12 +137,12 @@ class Bench:
         await place.set_nodes(self._client, HOPS)
         with place.controller(self._name, self._command) as processes:
             await asyncio.sleep(REST_S)
-            idle = self.results.scale_idle_percent = await measure.idle_percent(processes, 5 * REST_S)
+            idle = self.results.scale_idle_percent = (await place.idle_percent(processes, 5 * REST_S))[0]
             for count in (300, 1000) if self._quick else (1000, 4000, 16_000):
                 found = await measure.assignment(self._client, count, processes)
                 self.results.scale.append(found)
                 cost = f"{found.cpu_ms_per_service} ms of processor, {found.added_ms(idle)} without what it uses anyway"
-                self._say(f"  {count}: {found.rate} EIPs/s, each {cost}; p99 {found.p99_ms} ms")
+                click.echo(f"  {count}: {found.rate} EIPs/s, each {cost}; p99 {found.p99_ms} ms")
 
     async def nodes(self) -> None:
         for count in (10, 100) if self._quick else (10, 100, 1000):
@@ -153,7 +150,7 @@ class Bench:
             with place.controller(self._name, self._command):
                 await asyncio.sleep(REST_S)
                 self.results.nodes[count] = await measure.single(self._client, 30, min(count, 64))
-            self._say(f"  {count} nodes: p50 {self.results.nodes[count].fib_p50_ms} ms to all next hops")
+            click.echo(f"  {count} nodes: p50 {self.results.nodes[count].fib_p50_ms} ms to all next hops")
 
     async def profile(self) -> None:
         await place.set_nodes(self._client, HOPS)
@@ -161,11 +158,11 @@ class Bench:
             with profiles.profiled(), place.controller("porter"):
                 self.results.profile += await profiles.take(self._client, count)
         for found in self.results.profile:
-            self._say(f"  {found.services}: {found.process} {found.ms_per_service} ms: {found.rooms}")
+            click.echo(f"  {found.services}: {found.process} {found.ms_per_service} ms: {found.rooms}")
 
     async def table(self) -> None:
         self.results.table = await asyncio.to_thread(parts.table, 5000 if self._quick else 50_000)
-        self._say(f"  {self.results.table}")
+        click.echo(f"  {self.results.table}")
 
     async def watching(self) -> None:
         await place.set_nodes(self._client, HOPS)
@@ -174,7 +171,7 @@ class Bench:
         watched = await measure.apiserver_cpu_ms(self._client, changes, agents)
         each = (watched - alone) / agents * 1e3
         self.results.watching = Watching(agents, changes, round(each, 2))
-        self._say(f"  {each:.1f} us of the API server for each agent and change")
+        click.echo(f"  {each:.1f} us of the API server for each agent and change")
 
     async def probes(self) -> None:
         for count in (3, 500) if self._quick else (3, 1000, 5000):
@@ -182,12 +179,12 @@ class Bench:
             with place.controller("porter"):
                 await asyncio.sleep(3 * REST_S)
                 self.results.probes[count] = await parts.replica(0, count)
-            self._say(f"  {count} nodes: {self.results.probes[count].idle_cpu_percent} % of a core")
+            click.echo(f"  {count} nodes: {self.results.probes[count].idle_cpu_percent} % of a core")
         await place.set_nodes(self._client, HOPS)
 
     async def agent(self) -> None:
         self.results.agent = await parts.agent(self._client, 1000 if self._quick else 10_000)
-        self._say(f"  {self.results.agent}")
+        click.echo(f"  {self.results.agent}")
 
     async def memory(self) -> None:
         """5,000 Services, 500 nodes, 4 routers. The agent's Services are there already when it was measured."""
@@ -203,7 +200,7 @@ class Bench:
             await asyncio.to_thread(place.until_sessions, 4)
             await asyncio.sleep(5 * REST_S)
             self.results.memory = await parts.replica(services, node_count)
-        self._say(f"  {self.results.memory}")
+        click.echo(f"  {self.results.memory}")
 
 
 async def _measure(name: str, command: str, quick: bool, write: bool, only: tuple[str, ...]) -> Results:

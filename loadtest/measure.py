@@ -92,12 +92,12 @@ async def assignment(client: Client, count: int, processes: Iterable[str], at_on
         await post(client, paths.services(place.NAMESPACE), service(name))
 
     async with Seen(client, 1) as seen:
-        before, server = sum(place.cpu_s(daemon) for daemon in daemons), place.cpu_s("kube-apiserver")
+        before, server = place.cpu_of(daemons), place.cpu_s("kube-apiserver")
         began = time.perf_counter()
         await in_parallel((one(name) for name in names), at_once)
         created = time.perf_counter()
         await seen.until_assigned(names, PATIENCE_S)
-        cpu, server = sum(place.cpu_s(d) for d in daemons) - before, place.cpu_s("kube-apiserver") - server
+        cpu, server = place.cpu_of(daemons) - before, place.cpu_s("kube-apiserver") - server
         done = [n for n in names if n in seen.eip]
         last = max((seen.assigned[n] for n in done), default=created)
         waits = [seen.assigned[n] - asked[n] for n in done] or [0.0]
@@ -126,7 +126,7 @@ async def burst(client: Client, count: int, hops: int, processes: Iterable[str],
         asked[name] = await create(client, name)
 
     async with Seen(client, hops) as seen:
-        before = sum(place.cpu_s(daemon) for daemon in daemons)
+        before = place.cpu_of(daemons)
         began = time.perf_counter()
         await in_parallel(one(name) for name in names)
         created = time.perf_counter()
@@ -134,7 +134,7 @@ async def burst(client: Client, count: int, hops: int, processes: Iterable[str],
         if routed:
             await seen.until_routed(names, PATIENCE_S)
         await asyncio.sleep(SETTLE_S)  # what a controller still does for them is part of their cost
-        cpu = sum(place.cpu_s(daemon) for daemon in daemons) - before
+        cpu = place.cpu_of(daemons) - before
         done = [n for n in names if n in seen.eip]
         in_fib = [n for n in done if seen.eip[n] in seen.routed]
         last = max((seen.assigned[n] for n in done), default=created)
@@ -155,14 +155,6 @@ async def burst(client: Client, count: int, hops: int, processes: Iterable[str],
         )
         await _clear(client, seen, names)
     return found
-
-
-async def idle_percent(processes: Iterable[str], seconds: float) -> float:
-    """Of a core, while nothing happens."""
-    daemons = list(processes)
-    before = sum(place.cpu_s(daemon) for daemon in daemons)
-    await asyncio.sleep(seconds)
-    return round((sum(place.cpu_s(daemon) for daemon in daemons) - before) / seconds * 100, 2)
 
 
 async def _clear(client: Client, seen: Seen, names: list[str]) -> None:

@@ -262,10 +262,7 @@ async def replica(services: int, node_count: int, idle_s: float = 10.0) -> Repli
         name = place.process_name(pid)
         found[name] = round(found.get(name, 0.0) + pss, 1)
         rss += resident
-    before, before_user = place.cpu_s("node1-manager"), place.cpu_s("node1-manager", user=True)
-    await asyncio.sleep(idle_s)
-    idle = (place.cpu_s("node1-manager") - before) / idle_s * 100
-    user = (place.cpu_s("node1-manager", user=True) - before_user) / idle_s * 100
+    idle, user = await place.idle_percent(["node1-manager"], idle_s)
     return ReplicaCost(
         services, node_count, found, round(sum(found.values()), 1), round(rss, 1), round(idle, 1), round(user, 1)
     )

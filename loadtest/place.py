@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Collection, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,18 @@ def cpu_s(name: str, *, user: bool = False) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             total += int(fields[11]) + (0 if user else int(fields[12]))
     return total / TICKS_PER_S
+
+
+def cpu_of(names: Iterable[str], *, user: bool = False) -> float:
+    """`cpu_s` of several daemons together."""
+    return sum(cpu_s(name, user=user) for name in names)
+
+
+async def idle_percent(names: Collection[str], seconds: float) -> tuple[float, float]:
+    """(of a core, of that their own and not the kernel's) that daemons use while nothing happens."""
+    whole, own = cpu_of(names), cpu_of(names, user=True)
+    await asyncio.sleep(seconds)
+    return (cpu_of(names) - whole) / seconds * 100, (cpu_of(names, user=True) - own) / seconds * 100
 
 
 def memory_mb(pid: int) -> tuple[float, float]:

@@ -28,7 +28,8 @@ DONE = """Shares, not costs: profiling makes each call dearer. What profiles led
 - a claim that has all it asks for went through the whole allocator again when its status came back
   (porter_ha/core/reconciler.py).
 
-What is left is mostly HTTP (aiohttp, yarl, multidict): two requests' worth for each Service, as in the bare client.
+What is left is mostly HTTP (aiohttp, yarl, multidict): a request and two watch events for each Service, as in the bare
+client, and the hops between processes, which it has not.
 """
 
 
@@ -156,7 +157,7 @@ def _service(results: "Results") -> str:
 def _scale(results: "Results") -> str:
     idle = results.scale_idle_percent
     head = (
-        f"An idle replica uses {idle} % of a core (probes, the Lease, links); what a Service adds is without that.\n\n"
+        f"An idle replica uses {idle:.2f} % of a core (probes, Lease, links); what a Service adds is without it.\n\n"
         "| Services | EIPs/s | p50 ms | p99 ms | CPU ms a Service | of that added by it | API server's |\n"
         "|---|---|---|---|---|---|---|\n"
     )
