@@ -5,6 +5,7 @@ Nothing that comes over the link is a decision: the API server's compare-and-swa
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import msgspec
@@ -129,7 +130,8 @@ class Link:
             await asyncio.sleep(REDIAL_S)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._converse(reader, writer, "")
+        with contextlib.suppress(asyncio.CancelledError):  # the loop's end; asyncio.streams would print it as an error
+            await self._converse(reader, writer, "")
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, before: str) -> str:
         """Beats both ways until the connection ends; returns whom it was with. `before` was there before."""

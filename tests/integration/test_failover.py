@@ -199,6 +199,7 @@ def test_a_planned_stop_is_make_before_break(eip):
     os.kill(parent, signal.SIGTERM)
     until("another leader", lambda: nodes.leader() not in ("", old), 20)
     until("its paths withdrawn", lambda: f"from {ours}" not in routers.birdc(f"show route all for {eip}"), 20)
+    until("its end", lambda: not os.path.exists(f"/proc/{parent}"), 20)
     settled()
     wait_fib(eip, list(NODES))
 
