@@ -12,12 +12,13 @@ import msgspec
 from loadtest import place
 from loadtest.place import in_parallel
 from loadtest.world import create, delete
-from porter_ha.core.allocate import Allocator, PoolSettings
+from porter_ha.core.allocate import Allocator
+from porter_ha.core.pool import PoolSettings
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.kube import paths, status
 from porter_ha.kube.client import MERGE, STRATEGIC, Client
 from porter_ha.model.net import V4, parse_range, parse_ranges, to_text
-from porter_ha.model.plan import Claim, NodeView, Serving
+from porter_ha.model.plan import Claim, NodeView, Scope, Serving
 from porter_ha.model.reasons import Reason
 from tests.lab import nodes
 from tests.lab.controlplane import apply
@@ -63,7 +64,7 @@ class PlanCost(msgspec.Struct):
 def plan(services: int, node_count: int, local: bool = False) -> PlanCost:
     made = Reconciler()
     made.change_nodes(_views(node_count))
-    made.set_scopes({"all": None})
+    made.set_scopes({"all": Scope()})
     first = parse_range(FIRST).first
     for i in range(services):
         made.set_claim(_claim(i, local, held=(to_text(V4, first + i),), recorded=True), 0.0)

@@ -14,7 +14,7 @@ from porter_ha.bgp.speaker import Speaker
 from porter_ha.bgp.transport import dial
 from porter_ha.model.effects import Announce
 from porter_ha.model.net import V4, parse_range, to_text
-from porter_ha.model.plan import Path, PathSet, PeerSettings
+from porter_ha.model.plan import Listening, Path, PathSet, PeerSettings
 from tests.lab.shell import STATE
 from tests.lab.topology import OUR_AS, ROUTER_AS, lan
 
@@ -41,7 +41,7 @@ async def main(router: str, count: int) -> None:
     paths = PathSet(1, 1000, (Path(1, lan("node3")[0]),))
     speaker.apply([Announce("all", (paths,), {to_text(V4, first + i): 1 for i in range(count)})], True)
     speaker.set_announce(1000, [], True)
-    speaker.set_peers([peer])
+    speaker.set_peers([peer], Listening())
     speaker.set_dial(True)
     fifo = STATE / "sender-ours.fifo"
     os.mkfifo(fifo)

@@ -14,7 +14,7 @@ import msgspec
 
 from porter_ha.model.access import Access
 from porter_ha.model.effects import Announce, ServiceEffect
-from porter_ha.model.plan import Claim, PeerSettings
+from porter_ha.model.plan import Claim, Listening, PeerSettings
 
 MAX_FRAME = 64 << 20
 
@@ -114,9 +114,11 @@ class Undone(Frame, frozen=True):
 
 
 class SetPeers(Frame, frozen=True):
-    """Exactly these sessions, and nothing else, with everything that shapes them. `dial` may be false: stay away."""
+    """Exactly these sessions, and nothing else, with everything that shapes them. `dial` may be false: stay away, and
+    take no router's call."""
 
     peers: list[PeerSettings]
+    listening: Listening
     dial: bool
 
 
@@ -141,7 +143,7 @@ class Routes(Frame, frozen=True):
 
 class SessionReport(Frame, frozen=True):
     """A session as it is now. `synced_med` names the term of which everything, End-of-RIB included, has been sent;
-    `quiet`: nothing was heard for half of the hold time."""
+    `quiet`: nothing was heard for half of the hold time; `collided`: the router prefers another of this node."""
 
     peer: str
     state: str
@@ -155,6 +157,7 @@ class SessionReport(Frame, frozen=True):
     synced_med: int
     flaps: int
     quiet: bool
+    collided: bool
 
 
 class Sessions(Frame, frozen=True):

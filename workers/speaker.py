@@ -20,7 +20,7 @@ def serve(channel: Channel, counters: Counters, dialling: Dial, now: Callable[[]
 
     def handle(frame: FromManager) -> None:
         if isinstance(frame, SetPeers):
-            speaker.set_peers(frame.peers)
+            speaker.set_peers(frame.peers, frame.listening)
             speaker.set_dial(frame.dial)
         elif isinstance(frame, Door):
             speaker.set_announce(frame.med, frame.peers, frame.new)

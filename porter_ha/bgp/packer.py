@@ -10,19 +10,23 @@ from collections.abc import Iterable, Iterator
 
 from porter_ha.core.session import HEADER, Kind, Negotiated, message
 from porter_ha.model.net import V4, V6, family_of, packed
-from porter_ha.model.plan import PeerSettings
+from porter_ha.model.plan import PeerSettings, Tags
 
 _AS_TRANS = 23456
 _ID = struct.Struct("!I")
 _AFI = {V4: 1, V6: 2}
 _UNICAST = 1
 LOCAL_PREFERENCE = 100
+NO_TAGS = Tags()
 
 
-def prefix(address: str) -> bytes:
-    """A host route's NLRI."""
+def prefix(route: str) -> bytes:
+    """A route's NLRI: of an address alone, or of a prefix."""
+    address, _, length = route.partition("/")
     raw = packed(address)
-    return bytes([len(raw) * 8]) + raw
+    if not length:
+        return bytes([len(raw) * 8]) + raw
+    return bytes([int(length)]) + raw[: (int(length) + 7) // 8]
 
 
 def with_path_id(prefixes: Iterable[bytes], path_id: int) -> list[bytes]:
@@ -37,8 +41,8 @@ def _attribute(flags: int, kind: int, value: bytes) -> bytes:
     return bytes([flags, kind, len(value)]) + value
 
 
-def path_attributes(settings: PeerSettings, negotiated: Negotiated, med: int) -> bytes:
-    """ORIGIN, AS_PATH, MULTI_EXIT_DISC, and LOCAL_PREF to our own AS; without any next hop."""
+def path_attributes(settings: PeerSettings, negotiated: Negotiated, med: int, tags: Tags = NO_TAGS) -> bytes:
+    """ORIGIN, AS_PATH, MULTI_EXIT_DISC, communities, and LOCAL_PREF to our own AS; without any next hop."""
     number = settings.local_as
     as_path = as4_path = b""
     if not settings.ibgp:
@@ -49,8 +53,14 @@ def path_attributes(settings: PeerSettings, negotiated: Negotiated, med: int) ->
             as4_path = _attribute(0xC0, 17, b"\x02\x01" + _ID.pack(number)) if number > 65535 else b""
     out = _attribute(0x40, 1, b"\x00") + _attribute(0x40, 2, as_path) + _attribute(0x80, 4, _ID.pack(med))
     if settings.ibgp:
-        out += _attribute(0x40, 5, _ID.pack(LOCAL_PREFERENCE))
-    return out + as4_path
+        preference = LOCAL_PREFERENCE if tags.local_preference is None else tags.local_preference
+        out += _attribute(0x40, 5, _ID.pack(preference))
+    if tags.communities:
+        out += _attribute(0xC0, 8, b"".join(map(_ID.pack, tags.communities)))
+    out += as4_path
+    if tags.large:
+        out += _attribute(0xC0, 32, b"".join(struct.pack("!III", *one) for one in tags.large))
+    return out
 
 
 def _chunks(parts: Iterable[bytes], room: int) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from porter_ha.bgp import packer
 from porter_ha.core.session import Negotiated
 from porter_ha.model.effects import Announce
 from porter_ha.model.net import V4, V6, family_of
-from porter_ha.model.plan import Path, PathSet, PeerSettings
+from porter_ha.model.plan import Path, PathSet, PeerSettings, Tags
 
 BATCH = 2000  # EIPs per turn of the loop: keeps a full table from delaying keepalives and other sessions
 # EIPs whose paths travel together. A router that installs path by path (BIRD) has, while a new term's better MED
@@ -23,7 +23,8 @@ TOGETHER, LARGE = 8, 5000
 
 
 _View = tuple[int | None, int | None]  # what a router sees of a set: its number, and which path if not all of them
-_Paths = dict[int, tuple[int, Path]]
+_Told = tuple[int, Tags]  # what is told beside a next hop: MED and tags
+_Paths = dict[int, tuple[_Told, Path]]
 
 
 class GroupRib:
@@ -61,7 +62,7 @@ class SessionRib:
         self._group, self._settings, self._negotiated = group, settings, negotiated
         self._sent: dict[str, int] = {}
         self._pending: dict[str, None] = {}
-        self._attributes: dict[int, bytes] = {}
+        self._attributes: dict[_Told, bytes] = {}
         self._announce, self._new = False, True
         self._end_due = False
         self._repeat: set[str] = set()
@@ -161,9 +162,9 @@ class SessionRib:
         step = len(prefixes) if len(announced) + len(withdrawn) < 2 else together
         for start in range(0, len(prefixes), step):
             part = prefixes[start : start + step]
-            for key, (med, path) in announced:
+            for key, (told, path) in announced:
                 routes = packer.with_path_id(part, key) if add_path else part
-                yield from packer.announcements(self._attributes_of(med), path.next_hop, family, routes, size)
+                yield from packer.announcements(self._attributes_of(told), path.next_hop, family, routes, size)
             gone = [route for key in withdrawn for route in (packer.with_path_id(part, key) if add_path else part)]
             yield from packer.withdrawals(family, gone, size)
 
@@ -174,16 +175,17 @@ class SessionRib:
         return (number, sum(address.encode()) % len(self._group.sets[number].paths))
 
     def _paths(self, view: "_View") -> "_Paths":
-        """path id -> (MED, path)."""
+        """path id -> what is told of it."""
         number, index = view
         if number is None:
             return {}
         chosen = self._group.sets[number]
+        told = (chosen.med, chosen.tags)
         if index is None:
-            return {path.path_id: (chosen.med, path) for path in chosen.paths}
-        return {0: (chosen.med, chosen.paths[index])}
+            return {path.path_id: (told, path) for path in chosen.paths}
+        return {0: (told, chosen.paths[index])}
 
-    def _attributes_of(self, med: int) -> bytes:
-        if med not in self._attributes:
-            self._attributes[med] = packer.path_attributes(self._settings, self._negotiated, med)
-        return self._attributes[med]
+    def _attributes_of(self, told: "_Told") -> bytes:
+        if told not in self._attributes:
+            self._attributes[told] = packer.path_attributes(self._settings, self._negotiated, *told)
+        return self._attributes[told]

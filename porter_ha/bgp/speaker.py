@@ -18,12 +18,13 @@ from typing import cast
 import msgspec
 
 from porter_ha.bgp.codec import ExaWire
+from porter_ha.bgp.listener import Listener
 from porter_ha.bgp.rib import GroupRib, SessionRib
 from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, unacknowledged
 from porter_ha.core.backoff import Backoff
 from porter_ha.core.session import Close, Output, Refresh, Send, Session, Up
 from porter_ha.model.effects import Announce
-from porter_ha.model.plan import PathSet, PeerSettings
+from porter_ha.model.plan import Listening, PathSet, PeerSettings
 from porter_ha.obs.log import log
 from porter_ha.protocol import SessionReport
 
@@ -32,12 +33,18 @@ _CEASE, _DECONFIGURED, _CHANGED = 6, 3, 6
 _HIGH_WATER = 1 << 18
 _SPARE_SETS = 1024
 DRAIN_LOOK_S = 0.01
+COLLISION_WAIT_S = 120.0
 
 
 def _same_speaker(old: PeerSettings, new: PeerSettings) -> bool:
     """Whether a router would take a session with `new` for a restart of the one with `old`."""
     fields = ("address", "peer_as", "local_as", "router_id", "families")
     return all(getattr(old, field) == getattr(new, field) for field in fields)
+
+
+def _same_session(old: PeerSettings, new: PeerSettings) -> bool:
+    """Whether a session that is up may stay so."""
+    return msgspec.structs.replace(old, group=new.group, forwarded=new.forwarded) == new
 
 
 class Peer(asyncio.Protocol):
@@ -64,6 +71,8 @@ class Peer(asyncio.Protocol):
     # -- life
 
     async def _run(self) -> None:
+        if self.settings.passive:
+            await self._await_calls()
         backoff = Backoff(1.0, float(max(1, self.settings.connect_retry_s)), random.random)
         while True:
             await self._speaker.may_dial.wait()
@@ -75,7 +84,26 @@ class Peer(asyncio.Protocol):
             self._speaker.changed()
             if self._speaker.now() - started > 2 * self.settings.connect_retry_s:
                 backoff.reset()
-            await asyncio.sleep(backoff.next())
+            # The other speaker's session would be reset again and again, if its router were one to prefer the newest.
+            await asyncio.sleep(COLLISION_WAIT_S if self._session.collided else backoff.next())
+
+    async def _await_calls(self) -> None:
+        while True:
+            await self._speaker.may_dial.wait()
+            self._session.waiting()
+            self._speaker.changed()
+            await self._closed.wait()
+            self._closed.clear()
+
+    def answer(self) -> asyncio.Protocol | None:
+        """The router of a passive peer calls. Its newest connection counts: it knows first that an old one is dead, and
+        one that restarts gracefully must not wait for our hold timer (RFC 4724 section 5)."""
+        if not self._speaker.may_dial.is_set():
+            return None
+        if self._transport is not None:
+            self._transport.set_protocol(asyncio.Protocol())
+            self._down("the router has called anew")
+        return self
 
     async def _connect(self) -> bool:
         self._closed.clear()
@@ -90,8 +118,9 @@ class Peer(asyncio.Protocol):
 
     def switch(self, settings: PeerSettings) -> None:
         """Another scope of next hops is no matter of the session: it stays up, and hears the difference."""
-        if settings.group != self.settings.group:
-            self.settings = settings
+        moved = settings.group != self.settings.group
+        self.settings = settings
+        if moved:
             self._group = self._speaker.group(settings.group)
             if self._rib is not None:
                 self._rib.switch(self._group)
@@ -237,13 +266,20 @@ class Peer(asyncio.Protocol):
         self._flushing = False
         self.flush()
 
+    @property
+    def _waits(self) -> str:
+        """Why a passive peer has no session yet."""
+        if not self.settings.passive or self._rib is not None:
+            return ""
+        return self._speaker.listener.error or "waiting for the router to dial in"
+
     def report(self) -> SessionReport:
         rib, negotiated = self._rib, self._session.negotiated if self._rib else None
         return SessionReport(
             peer=self.settings.name,
             state=self._session.state.value,
             since=self._since,
-            last_error=self._error,
+            last_error=self._error or self._waits,
             hold_time_s=negotiated.hold_time_s if negotiated else 0,
             families=list(negotiated.families) if negotiated else [],
             add_path=list(negotiated.add_path) if negotiated else [],
@@ -252,6 +288,7 @@ class Peer(asyncio.Protocol):
             synced_med=self._synced_med,
             flaps=self._flaps,
             quiet=self._session.quiet,
+            collided=self._session.collided,
         )
 
 
@@ -259,6 +296,7 @@ class Speaker:
     """All sessions of this replica. `on_change` is called, merged per loop turn, when any report may differ."""
 
     def __init__(self, on_change: Callable[[], None], dial: Dial, now: Callable[[], float]) -> None:
+        self.listener = Listener(self._passive, self.changed)
         self.wire = ExaWire()
         self.dial, self.now = dial, now
         self.may_dial = asyncio.Event()
@@ -276,12 +314,19 @@ class Speaker:
     def group(self, name: str) -> GroupRib:
         return self._groups.setdefault(name, GroupRib(self._sets))
 
-    def set_peers(self, wanted: Iterable[PeerSettings]) -> None:
-        """Exactly these sessions. Those whose settings are as before are not touched."""
+    def _passive(self, address: str) -> Peer | None:
+        """The peer whose router dials us from there."""
+        for peer in self._peers.values():
+            if peer.settings.passive and peer.settings.address == address:
+                return peer
+        return None
+
+    def set_peers(self, wanted: Iterable[PeerSettings], listening: Listening) -> None:
+        """Exactly these sessions. Those whose settings are as before are not touched, wherever we listen then."""
         by_name = {settings.name: settings for settings in wanted}
         for name, peer in list(self._peers.items()):
             new = by_name.get(name)
-            if new is not None and msgspec.structs.replace(peer.settings, group=new.group) == new:
+            if new is not None and _same_session(peer.settings, new):
                 peer.switch(new)
             else:
                 peer.remove(new)
@@ -292,6 +337,7 @@ class Speaker:
         used = {settings.group for settings in by_name.values()}
         for name in self._groups.keys() - used:
             del self._groups[name]  # should it be used again, it is told anew
+        self.listener.set(listening, {s.address: s.password for s in by_name.values() if s.passive and s.password})
         self.changed()
 
     def set_dial(self, dial: bool) -> None:

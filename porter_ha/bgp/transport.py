@@ -1,10 +1,11 @@
-"""TCP for BGP: dialling with the TTL and the MD5 key that the peer wants (RFC 2385).
+"""TCP for BGP: dialling and listening with the TTL (RFC 5082), source address and MD5 key (RFC 2385) of each peer.
 
 Blocking calls are only socket options; connecting is the loop's.
 """
 
 import array
 import asyncio
+import errno
 import fcntl
 import socket
 import struct
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from porter_ha.model.net import V4, family_of, packed
 from porter_ha.model.plan import PeerSettings
 
-TCP_MD5SIG = 14
+TCP_MD5SIG, IP_MINTTL, IPV6_MINHOPCOUNT = 14, 21, 73  # linux/tcp.h, in.h, in6.h
 SIOCOUTQ = 0x5411  # linux/sockios.h
 _MAX_KEY = 80
 CONNECT_TIMEOUT_S = 5.0
@@ -31,21 +32,51 @@ def md5_option(address: str, key: str) -> bytes:
     return endpoint + struct.pack("=BBHi80s", 0, 0, len(raw), 0, raw)
 
 
+def _is_v4(address: str) -> bool:
+    return family_of(address) == V4
+
+
+def dress(sock: socket.socket, settings: PeerSettings) -> None:
+    """What packets to the peer look like, and what its must. Raises OSError."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if _is_v4(settings.address):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, settings.ttl)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xC0)  # CS6: routing protocols' own class
+        sock.setsockopt(socket.IPPROTO_IP, IP_MINTTL, settings.min_ttl)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, settings.ttl)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0xC0)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, settings.min_ttl)
+
+
+def set_key(sock: socket.socket, address: str, key: str) -> None:
+    """The TCP MD5 key of segments from and to the address; none any more when empty. Raises OSError or ValueError."""
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, md5_option(address, key))
+
+
+def _bind(sock: socket.socket, sources: tuple[str, ...]) -> None:
+    """To the first of these that this machine has. Raises ValueError when it has none."""
+    for source in sources:
+        try:
+            sock.bind((source, 0))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+        else:
+            return
+    if sources:
+        raise ValueError(f"spec.sourceAddresses: this node has none of {', '.join(sources)}; give one per node")
+
+
 def prepare(settings: PeerSettings) -> socket.socket:
     """A socket that is ready to be connected to the peer. Raises OSError or ValueError."""
-    v4 = family_of(settings.address) == V4
-    sock = socket.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_INET if _is_v4(settings.address) else socket.AF_INET6, socket.SOCK_STREAM)
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if v4:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, settings.ttl)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xC0)  # CS6: routing protocols' own class
-        else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, settings.ttl)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0xC0)
+        dress(sock, settings)
         if settings.password:
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, md5_option(settings.address, settings.password))
+            set_key(sock, settings.address, settings.password)
+        _bind(sock, settings.sources)
     except (OSError, ValueError):
         sock.close()
         raise
@@ -53,7 +84,7 @@ def prepare(settings: PeerSettings) -> socket.socket:
 
 
 async def dial(settings: PeerSettings, protocol: Callable[[], asyncio.Protocol]) -> None:
-    """Connect `protocol` to the peer. Raises OSError, or ValueError for a key that cannot be used."""
+    """Connect `protocol` to the peer. Raises OSError, or ValueError for a key or address that cannot be used."""
     sock = prepare(settings)
     loop = asyncio.get_running_loop()
     try:
@@ -62,6 +93,27 @@ async def dial(settings: PeerSettings, protocol: Callable[[], asyncio.Protocol])
     except BaseException:
         sock.close()
         raise
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that routers can dial. Raises OSError. Its own packets have the greatest TTL, which any router takes
+    (RFC 5082); keys are set one by one (`set_key`)."""
+    v4 = _is_v4(address)
+    sock = socket.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if v4:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 255)
+        sock.bind((address, port))
+        sock.listen(64)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def unacknowledged(transport: asyncio.Transport) -> int:

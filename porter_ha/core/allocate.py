@@ -1,141 +1,19 @@
 """Addresses: which Service holds which, and which one comes next.
 
 Invariants
-  I1  an address has at most one holder; `assign` never hands out one that is held.
+  I1  an address has one holder, or several that share it on purpose: each with the same sharing key, ports of its own
+      and, where endpoints' nodes matter, the same pods. `assign` hands out nothing that is held otherwise.
   I2  a holder keeps its addresses until it is released, whatever happens to the pools.
-  Cost of assign and release does not depend on the size of the pool, nor does memory: a pool remembers what is
-  held and what was released, never what is free.
-
-Released addresses come back oldest first, after those that were never used (unless many rest), and not before
-QUARANTINE_S unless the pool is otherwise full: nodes may still hold rules of the previous holder.
+  Cost of assign and release does not depend on the size of the pools (pool.py).
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
-from porter_ha.core import selectors
-from porter_ha.model.net import V4, AddressRange, is_boundary, parse_address, to_text
-from porter_ha.model.objects import LabelSelector
-from porter_ha.model.plan import Claim, Refusal
+from porter_ha.core.pool import Pool, PoolSettings
+from porter_ha.model import names
+from porter_ha.model.net import AddressRange, parse_address, to_text
+from porter_ha.model.plan import Claim, Refusal, Sharing, namespace_of
 from porter_ha.model.reasons import Reason
-from porter_ha.model.value import Value
-
-QUARANTINE_S = 30.0
-MANY_REST = 4096
-
-
-class PoolSettings(Value, frozen=True):
-    """An Eip as the allocator sees it: already validated. All ranges are of one family, and none overlaps another.
-
-    Without `auto` it serves only who asks for it or for one of its addresses; `descending`: highest address first.
-    """
-
-    name: str
-    ranges: tuple[AddressRange, ...]
-    disabled: bool = False
-    default: bool = False
-    skip_boundaries: bool = False
-    priority: int = 0
-    namespaces: tuple[str, ...] = ()
-    namespace_selector: tuple[tuple[str, str], ...] = ()
-    service_selector: LabelSelector | None = None
-    auto: bool = True
-    descending: bool = False
-
-    @property
-    def family(self) -> int:
-        return self.ranges[0].family
-
-    @property
-    def bound(self) -> bool:
-        """Whether only some namespaces or Services may use it."""
-        return bool(self.namespaces or self.namespace_selector or self.service_selector)
-
-    def covers(self, address: tuple[int, int]) -> bool:
-        if address in self.ranges[0]:  # most have one, and all addresses are asked for: a generator would cost as much
-            return True
-        return any(address in covered for covered in self.ranges[1:])
-
-    def serves(self, claim: Claim, labels: Mapping[str, str]) -> bool:
-        """Whether the claim may have addresses of it; `labels` are its namespace's."""
-        if not self.bound:
-            return True
-        if self.service_selector and not selectors.matches(self.service_selector, dict(claim.labels)):
-            return False
-        if claim.namespace in self.namespaces or not (self.namespaces or self.namespace_selector):
-            return True
-        selector = self.namespace_selector
-        return bool(selector) and all(labels.get(key) == value for key, value in selector)
-
-    def usable(self, number: int) -> bool:
-        """Whether it may be handed out: .0 and .255 may not where they are to be skipped, unless named one by one."""
-        if not self.skip_boundaries or not is_boundary(self.family, number):
-            return True
-        return any(covered.size == 1 and number == covered.first for covered in self.ranges)
-
-
-class Pool:
-    """The free side of an Eip: a cursor that only moves on, and the released addresses in order of release."""
-
-    def __init__(self, settings: PoolSettings) -> None:
-        self.settings = settings
-        self.used: dict[int, str] = {}
-        self._ahead = [*settings.ranges] if settings.descending else [*reversed(settings.ranges)]  # the last is next
-        self._step = -1 if settings.descending else 1
-        self._fresh = self._begin()
-        self._released: OrderedDict[int, float] = OrderedDict()
-
-    def take(self, number: int, holder: str) -> None:
-        self.used[number] = holder
-        self._released.pop(number, None)
-
-    def release(self, number: int, now: float) -> None:
-        if self.used.pop(number, None) is not None:
-            self._released[number] = now
-
-    def inherit(self, other: "Pool") -> None:
-        """Let rest what rests in `other`, unless it is held here."""
-        for number, at in other._released.items():
-            if number not in self.used:
-                self._released[number] = at
-
-    def next_free(self, now: float) -> int | None:
-        """A free address, or None when the pool is full. Amortised constant time.
-
-        One that was never used comes first, unless many rest: routers may keep stale paths of an address for longer
-        than its quarantine (FRR 17372), and a withdrawal would bring them back.
-        """
-        rested = next(iter(self._released.items()), None)
-        if rested is not None and len(self._released) > MANY_REST and now - rested[1] >= QUARANTINE_S:
-            return rested[0]
-        while self._ahead:
-            covered, number = self._ahead[-1], self._fresh
-            if not covered.first <= number <= covered.last:
-                self._ahead.pop()
-                self._fresh = self._begin()
-            elif number in self.used or number in self._released or not self.settings.usable(number):
-                self._fresh += self._step
-            else:
-                return number
-        return rested[0] if rested is not None else None
-
-    def _begin(self) -> int:
-        """Where the next range begins."""
-        if not self._ahead:
-            return 0
-        return self._ahead[-1].last if self.settings.descending else self._ahead[-1].first
-
-    @property
-    def capacity(self) -> int:
-        """How many addresses it may hand out."""
-        return sum(self._usable_of(covered) for covered in self.settings.ranges)
-
-    def _usable_of(self, covered: AddressRange) -> int:
-        if not self.settings.skip_boundaries or covered.size == 1 or covered.family != V4:
-            return covered.size
-        blocks = (covered.last >> 8) - (covered.first >> 8) + 1
-        edges = 2 * blocks - (covered.first & 0xFF != 0) - (covered.last & 0xFF != 0xFF)
-        return covered.size - edges
 
 
 class Allocator:
@@ -143,7 +21,10 @@ class Allocator:
 
     def __init__(self) -> None:
         self._pools: dict[str, Pool] = {}
-        self._holder_of: dict[tuple[int, int], str] = {}
+        self._holder_of: dict[tuple[int, int], str] = {}  # of those that share an address, one
+        self._others: dict[tuple[int, int], dict[str, None]] = {}  # the others
+        self._terms: dict[tuple[int, int], dict[str, Sharing]] = {}  # on which a holder shares what it holds
+        self._shared: dict[str, dict[tuple[int, int], None]] = {}  # the addresses of a sharing key
         self._held: dict[str, tuple[str, ...]] = {}
         self._open: dict[int, list[Pool]] = {}  # by family, the order in which all namespaces use the pools
 
@@ -191,40 +72,96 @@ class Allocator:
     def held(self, key: str) -> tuple[str, ...]:
         return self._held.get(key, ())
 
-    def holder(self, address: str) -> str | None:
-        return self._holder_of.get(parse_address(address))
+    def holders(self, address: str) -> tuple[str, ...]:
+        """Who holds it: nobody, one Service, or all that share it."""
+        parsed = parse_address(address)
+        first = self._holder_of.get(parsed)
+        return () if first is None else (first, *self._others.get(parsed, ()))
 
-    def hold(self, key: str, addresses: tuple[str, ...]) -> None:
-        """Record that `key` holds these (from status, or a choice made here). They must be free or already its own."""
+    def rival(self, claim: Claim, address: str) -> str | None:
+        """A holder of the address that cannot share it with the claim."""
+        parsed = parse_address(address)
+        if self._holder_of.get(parsed, claim.key) == claim.key and parsed not in self._others:
+            return None
+        terms = self._terms.get(parsed, {})
+        pool = self._pool_at(parsed)
+        across = pool is not None and pool.settings.share_across
+        for other in self.holders(address):
+            if other != claim.key and not _may_share(claim, other, terms.get(other), across):
+                return other
+        return None
+
+    def settled(self, claim: Claim) -> bool:
+        """Whether the claim holds exactly what its status shows, on the terms that it asks for."""
+        if self._held.get(claim.key, ()) != claim.held:
+            return False
+        if not self._terms and claim.sharing is None:
+            return True
+        return all(self._terms.get(parse_address(a), {}).get(claim.key) == claim.sharing for a in claim.held)
+
+    def hold(self, key: str, addresses: tuple[str, ...], sharing: Sharing | None = None) -> None:
+        """Record that `key` holds these (from status, or a choice made here). They must be free, its own, or shared."""
         for address in addresses:
-            self._record(key, address, parse_address(address))
+            self._record(key, address, parse_address(address), sharing)
 
-    def _record(self, key: str, address: str, parsed: tuple[int, int]) -> None:
-        assert self._holder_of.get(parsed, key) == key, f"{address} is held by {self._holder_of[parsed]}"
-        self._holder_of[parsed] = key
+    def _record(self, key: str, address: str, parsed: tuple[int, int], sharing: Sharing | None) -> None:
+        first = self._holder_of.setdefault(parsed, key)
+        if first != key:
+            assert sharing is not None, f"{address} is held by {first}"
+            self._others.setdefault(parsed, {})[key] = None
+        if sharing is not None or parsed in self._terms:
+            self._set_terms(parsed, key, sharing)
         if pool := self._pool_at(parsed):
-            pool.take(parsed[1], key)
+            pool.take(parsed[1], first)
         held = self._held.get(key, ())
         if address not in held:
             self._held[key] = (*held, address)
 
+    def _set_terms(self, parsed: tuple[int, int], key: str, sharing: Sharing | None) -> None:
+        terms = self._terms.setdefault(parsed, {})
+        old = terms.pop(key, None)
+        if sharing is not None:
+            terms[key] = sharing
+            self._shared.setdefault(sharing.key, {})[parsed] = None
+        if old is not None and not any(other.key == old.key for other in terms.values()):
+            del self._shared[old.key][parsed]
+            if not self._shared[old.key]:
+                del self._shared[old.key]
+        if not terms:
+            del self._terms[parsed]
+
     def release(self, key: str, now: float, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Free what `key` holds, but for `keep`. Returns what was freed."""
+        """Let go of what `key` holds, but for `keep`. Returns what it holds no more."""
         held = self._held.get(key, ())
         freed = tuple(a for a in held if a not in keep)
         if not freed:
             return ()
         for address in freed:
-            parsed = parse_address(address)
-            del self._holder_of[parsed]
-            if pool := self._pool_at(parsed):
-                pool.release(parsed[1], now)
+            self._let_go(key, parse_address(address), now)
         rest = tuple(a for a in held if a in keep)
         if rest:
             self._held[key] = rest
         else:
             del self._held[key]
         return freed
+
+    def _let_go(self, key: str, parsed: tuple[int, int], now: float) -> None:
+        if parsed in self._terms:
+            self._set_terms(parsed, key, None)
+        others = self._others.get(parsed, {})
+        if key in others:
+            del others[key]
+        elif others:
+            self._holder_of[parsed] = first = next(iter(others))
+            del others[first]
+            if pool := self._pool_at(parsed):
+                pool.take(parsed[1], first)
+        else:
+            del self._holder_of[parsed]
+            if pool := self._pool_at(parsed):
+                pool.release(parsed[1], now)
+        if not others:
+            self._others.pop(parsed, None)
 
     # -- choice
 
@@ -258,12 +195,14 @@ class Allocator:
         # An address that is given up stays held until the status that still shows it is overwritten (I1).
         self.release(claim.key, now, keep=result + claim.held + pending)
         for family, (address, number) in chosen.items():
-            self._record(claim.key, address, (family, number))
+            self._record(claim.key, address, (family, number), claim.sharing)
+        if claim.sharing is not None or self._terms:
+            self.hold(claim.key, tuple(kept.values()), claim.sharing)  # on the terms that it asks for now
         return result
 
     def _may_keep(self, claim: Claim, address: str) -> bool:
         family, _ = parsed = parse_address(address)
-        if family not in claim.families:
+        if family not in claim.families or self.rival(claim, address) is not None:
             return False
         wanted = [a for a in claim.wanted_addresses if parse_address(a)[0] == family]
         if wanted:
@@ -291,6 +230,8 @@ class Allocator:
             return Refusal(
                 Reason.POOL_DISABLED, f"{_name_pools(fitting)} has spec.disable: true; enable it or name another Eip"
             )
+        if claim.sharing is not None and (joined := self._join(claim, claim.sharing, family, enabled)):
+            return joined
         for pool in enabled:
             number = pool.next_free(now)
             if number is not None:
@@ -300,12 +241,23 @@ class Allocator:
             Reason.POOL_EXHAUSTED, f"no free IPv{family} address in {sizes}; free one or add an Eip with more addresses"
         )
 
+    def _join(self, claim: Claim, sharing: Sharing, family: int, pools: list[Pool]) -> tuple[str, int] | None:
+        """An address that others with the same key hold already, and that has room for the claim's ports."""
+        for parsed in self._shared.get(sharing.key, ()):
+            if parsed[0] == family and self._pool_at(parsed) in pools:
+                address = to_text(*parsed)
+                if self.rival(claim, address) is None:
+                    return address, parsed[1]
+        return None
+
     def _refuse_wanted(
         self, claim: Claim, wanted: str, labels: Mapping[str, str], broken: Mapping[str, str]
     ) -> Refusal | None:
-        holder = self.holder(wanted)
-        if holder is not None and holder != claim.key:
-            return Refusal(Reason.ADDRESS_IN_USE, f"address {wanted} is held by Service {holder}; ask for another one")
+        rival = self.rival(claim, wanted)
+        if rival is not None:
+            terms = self._terms.get(parse_address(wanted), {}).get(rival)
+            hint = _why_not_shared(claim, rival, terms)
+            return Refusal(Reason.ADDRESS_IN_USE, f"address {wanted} is held by Service {rival}; {hint}")
         pool = self.pool_of(wanted)
         allowed = pool is not None and pool.settings.serves(claim, labels)
         if pool is None or not allowed or (claim.wanted_pool and pool.settings.name != claim.wanted_pool):
@@ -388,6 +340,27 @@ class Allocator:
             Reason.FAMILY_UNAVAILABLE,
             f"the Service needs IPv{family}, but {_name_pools(pools)} has none; add an Eip with IPv{family} addresses",
         )
+
+
+def _may_share(claim: Claim, other: str, terms: Sharing | None, across: bool) -> bool:
+    """Whether the claim may hold what `other` holds on these terms; `across`: also in another namespace."""
+    mine = claim.sharing
+    if mine is None or terms is None or mine.key != terms.key or mine.backends != terms.backends:
+        return False
+    return (across or namespace_of(other) == claim.namespace) and set(mine.ports).isdisjoint(terms.ports)
+
+
+def _why_not_shared(claim: Claim, other: str, terms: Sharing | None) -> str:
+    """What would be right, for somebody whose address is taken."""
+    mine = claim.sharing
+    if mine is None or terms is None or mine.key != terms.key:
+        return f"ask for another one, or share it: give both Services one annotation {names.SHARING_KEY_ANNOTATION}"
+    if both := sorted(set(mine.ports) & set(terms.ports)):
+        ports = ", ".join(f"{protocol} {port}" for protocol, port in both)
+        return f"they share by key {mine.key!r}, but both serve {ports}; use another port or address"
+    if mine.backends != terms.backends:
+        return "to share it, let both have externalTrafficPolicy Cluster, or both Local and the same spec.selector"
+    return "it is in another namespace, and the Eip's spec.sharing is not Cluster"
 
 
 def _name_pools(pools: Iterable[Pool]) -> str:

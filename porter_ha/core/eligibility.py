@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from porter_ha.model import names
 from porter_ha.model.net import V4, V6, family_of, parse_address, to_text
 from porter_ha.model.objects import EndpointSlice, Node, Service
-from porter_ha.model.plan import Claim, NodeView, Refusal, Serving
+from porter_ha.model.plan import Claim, NodeView, Refusal, Serving, Sharing
 from porter_ha.model.reasons import Reason
 
 _FAMILY_NUMBERS = {"IPv4": V4, "IPv6": V6}
@@ -43,7 +43,16 @@ def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool)
     if not wants:
         if not held and refusal is None:
             return None
-        return Claim(meta.key, meta.uid, meta.creation_timestamp, False, held=held, recorded=recorded, refusal=refusal)
+        return Claim(
+            key=meta.key,
+            uid=meta.uid,
+            created=meta.creation_timestamp,
+            wants=False,
+            held=held,
+            recorded=recorded,
+            sharing=_sharing(service),
+            refusal=refusal,
+        )
     wanted, refusal = _wanted_addresses(service)
     return Claim(
         key=meta.key,
@@ -59,8 +68,20 @@ def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool)
         local=service.spec.external_traffic_policy == "Local",
         serving=serving(slices),
         labels=tuple(sorted((meta.labels or {}).items())),
+        sharing=_sharing(service),
         refusal=refusal,
     )
+
+
+def _sharing(service: Service) -> Sharing | None:
+    key = next(filter(None, map(service.metadata.annotation, reversed(names.SHARING_KEY_ANNOTATIONS))), "")
+    if not key:
+        return None
+    backends, spec = "", service.spec
+    if spec.external_traffic_policy == "Local":  # without a selector its endpoints are whatever somebody wrote
+        pods = ",".join(f"{label}={value}" for label, value in sorted((spec.selector or {}).items()))
+        backends = f"{service.metadata.namespace}:{pods}" if pods else service.metadata.key
+    return Sharing(key, tuple(sorted((port.protocol, port.port) for port in spec.ports or ())), backends)
 
 
 def _misspelt(service: Service) -> Refusal | None:

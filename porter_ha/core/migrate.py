@@ -3,18 +3,18 @@
 Invariants
   Nothing is widened: a pool whose limits cannot be carried over serves only who names it.
   Nothing is dropped in silence: what has no equal here is told, by object and field.
-Pure: documents in, documents and remarks out. Whether ours are accepted is core/admit.py's to say.
+Pure: documents in, documents and remarks out. Whether ours are accepted is core/admit_eip.py and admit_bgp.py's to say.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 from porter_ha.core import selectors
 from porter_ha.model import names
-from porter_ha.model.net import parse_range
+from porter_ha.model.net import V4, parse_range
 from porter_ha.model.objects import LabelSelector, Wire
 
 Document = dict[str, Any]
@@ -57,10 +57,14 @@ def migrate(documents: Iterable[Document]) -> Migration:
     for document in _flat(documents):
         found.setdefault(f"{document['apiVersion'].partition('/')[0]}/{document['kind']}", []).append(document)
     made = Migration()
-    _pools(made, found.pop(f"{METALLB}/IPAddressPool", []), found.get(f"{METALLB}/BGPAdvertisement"))
+    aliases = _aliases(found.get(f"{METALLB}/Community", []))
+    _pools(made, found.pop(f"{METALLB}/IPAddressPool", []), found.get(f"{METALLB}/BGPAdvertisement"), aliases)
     _peers(made, found.pop(f"{METALLB}/BGPPeer", []))
     for document in found.pop(f"{METALLB}/BGPAdvertisement", []):
-        _advertisement(made, document)
+        if _spec(document).get("nodeSelectors"):
+            made.remark(document, "spec.nodeSelectors: not supported; a BgpPeer's spec.nodeSelector limits next hops")
+    for document in found.pop(f"{METALLB}/Community", []):
+        made.remark(document, "its names are put in the place where they are used")
     for kind, convert in (("Eip", _old_eip), ("BgpConf", _old_conf), ("BgpPeer", _old_peer)):
         for document in found.pop(f"{names.GROUP}/{kind}", []):
             old = document["apiVersion"] == _OLD
@@ -135,12 +139,18 @@ class _Advertisement(Wire, frozen=True):
     node_selectors: list[LabelSelector] | None = None
 
 
+class _SecretName(Wire, frozen=True):
+    name: str = ""
+
+
 class _Peer(Wire, frozen=True):
     my_asn: int = msgspec.field(default=0, name="myASN")
     peer_asn: int = msgspec.field(default=0, name="peerASN")
     peer_address: str = ""
     peer_port: int = 179
     password: str = ""
+    password_secret: _SecretName | None = None
+    src_address: str = ""
     ebgp_multi_hop: bool = False
     hold_time: str = ""
     keepalive_time: str = ""
@@ -149,9 +159,7 @@ class _Peer(Wire, frozen=True):
 
 
 _PEER_FIELDS = {
-    "passwordSecret": "not supported yet; write the key into spec.conf.authPassword",
     "routerID": _OWN_ROUTER_ID,
-    "srcAddress": "not supported yet",
     "bfdProfile": "BFD is not supported; the sessions' hold time and our probes do its work",
     "vrf": "not supported",
     "interface": "unnumbered sessions are not supported",
@@ -159,7 +167,12 @@ _PEER_FIELDS = {
 }
 
 
-def _pools(made: Migration, documents: list[Document], advertisements: list[Document] | None) -> None:
+def _pools(
+    made: Migration,
+    documents: list[Document],
+    advertisements: list[Document] | None,
+    aliases: Mapping[str, str],
+) -> None:
     pools = [_read(document, _Pool) for document in documents]
     advertised = [_read(document, _Advertisement) for document in advertisements or ()]
     allocations = [pool.service_allocation or _Allocation() for pool in pools]
@@ -170,7 +183,8 @@ def _pools(made: Migration, documents: list[Document], advertisements: list[Docu
             more["usingKnownIPs"] = False
         if not _limits(made, document, allocation, more) or pool.auto_assign is False:
             more["autoAssign"] = False
-        if advertisements is not None and not any(_selects(one, document) for one in advertised):
+        told = [one for one in advertised if _selects(one, document)]
+        if advertisements is not None and not told:
             more["disable"] = True
             made.remark(document, "no BGPAdvertisement selects it, so its Eip has spec.disable: true")
         by_family: dict[int, list[str]] = {}
@@ -181,7 +195,10 @@ def _pools(made: Migration, documents: list[Document], advertisements: list[Docu
                 made.remark(document, f"spec.addresses: {error}")
         for family, ranges in sorted(by_family.items()):
             suffix = "" if len(by_family) == 1 else f"-ipv{family}"
-            made.documents.append(_object("Eip", _name(document) + suffix, {"address": ",".join(ranges), **more}))
+            spec = {"address": ",".join(ranges), "sharing": "Cluster", **more}
+            if routes := _advertisements(told, family, aliases):
+                spec["advertisements"] = routes
+            made.documents.append(_object("Eip", _name(document) + suffix, spec))
 
 
 def _limits(made: Migration, document: Document, allocation: _Allocation, into: Document) -> bool:
@@ -231,8 +248,13 @@ def _peers(made: Migration, documents: list[Document]) -> None:
         if peer.password:
             conf["authPassword"] = peer.password
         ours: Document = {"conf": conf}
+        if peer.password_secret is not None and peer.password_secret.name:
+            conf["authPasswordSecret"] = {"name": peer.password_secret.name}
+            made.remark(document, f"spec.passwordSecret: copy Secret {peer.password_secret.name} into our namespace")
         if peer.peer_port != 179:
             ours["transport"] = {"remotePort": peer.peer_port}
+        if peer.src_address:
+            ours["sourceAddresses"] = [peer.src_address]
         if peer.ebgp_multi_hop:
             ours["ebgpMultihop"] = {"enabled": True}
         if timers := _timers(made, document, peer):
@@ -262,17 +284,26 @@ def _timers(made: Migration, document: Document, peer: _Peer) -> Document:
     return found
 
 
-def _advertisement(made: Migration, document: Document) -> None:
-    spec = _read(document, _Advertisement)
-    for field, length, whole in (
-        ("aggregationLength", spec.aggregation_length, 32),
-        ("aggregationLengthV6", spec.aggregation_length_v6, 128),
-    ):
-        if length != whole:
-            made.remark(document, f"spec.{field}: EIPs are announced one by one, as /{whole}")
-    for field in ("communities", "localPref", "peers", "nodeSelectors"):
-        if _spec(document).get(field):
-            made.remark(document, f"spec.{field}: not supported yet; every router hears every EIP, without it")
+def _advertisements(found: list[_Advertisement], family: int, aliases: Mapping[str, str]) -> list[Document]:
+    """What routers are told of a pool; nothing when it is only what they are told anyway."""
+    out: list[Document] = []
+    for one in found:
+        length = one.aggregation_length if family == V4 else one.aggregation_length_v6
+        said: Document = {} if length in (32, 128) else {"aggregationLength": length}
+        if one.communities:
+            said["communities"] = [aliases.get(text, text) for text in one.communities]
+        if one.local_pref:
+            said["localPref"] = one.local_pref
+        if one.peers:
+            said["peers"] = one.peers
+        out.append(said)
+    return out if any(out) else []
+
+
+def _aliases(communities: list[Document]) -> dict[str, str]:
+    """Of MetalLB's Community objects."""
+    entries = (entry for one in communities for entry in _spec(one).get("communities") or ())
+    return {str(entry.get("name")): str(entry.get("value")) for entry in entries if isinstance(entry, dict)}
 
 
 # --- Porter v1alpha1 -----------------------------------------------------------------------------------------
@@ -304,5 +335,6 @@ def _old_peer(made: Migration, document: Document) -> Document:
     if spec.get("transport"):
         ours["transport"] = spec["transport"]
     if spec.get("usingPortForward"):
-        made.remark(document, "spec.usingPortForward: not supported yet; let the router listen, and us dial")
+        ours["usingPortForward"] = True
+        ours["transport"] = {**(ours.get("transport") or {}), "passiveMode": True}
     return _object("BgpPeer", _name(document), ours)

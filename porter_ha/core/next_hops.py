@@ -6,13 +6,13 @@ Invariants
   A Cluster EIP's set depends only on its bucket; one node's death changes only sets that contain the node.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from heapq import nsmallest
 from zlib import crc32
 
-from porter_ha.model.net import family_of
-from porter_ha.model.plan import Claim, NodeView, Path, Refusal
+from porter_ha.model.net import family_of, prefix_around
+from porter_ha.model.plan import Claim, NodeView, Path, Refusal, Tags
 from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
 
@@ -21,23 +21,61 @@ NEXT_HOP_BUCKETS = 128  # how many distinct sets Cluster EIPs spread over once t
 LOCAL = -1
 
 
+class Offer(Value, frozen=True):
+    """How a route is offered to some peers; no names: to all."""
+
+    peers: tuple[str, ...] = ()
+    tags: Tags = Tags()
+
+
+class Route(Value, frozen=True):
+    """A route that is announced for an EIP: its prefix length (0: the address alone), and to whom it is offered how.
+    Of several Offers that name a peer the first counts."""
+
+    length: int = 0
+    offers: tuple[Offer, ...] = (Offer(),)
+
+    def over(self, address: str) -> str:
+        """The route's key: the address, or the prefix around it."""
+        return prefix_around(address, self.length) if self.length else address
+
+
+HOST_ROUTE = Route()
+
+
 class Spread(Value, frozen=True):
-    """Names a set of next hops: a bucket of all eligible nodes, or (bucket LOCAL) exactly the nodes listed."""
+    """Names a set of next hops: a bucket of all eligible nodes, or (bucket LOCAL) exactly the nodes listed. With what
+    peers are told beside them."""
 
     family: int
     bucket: int
     nodes: tuple[str, ...] = ()
+    offers: tuple[Offer, ...] = HOST_ROUTE.offers
 
 
-def spread_of(address: str, claim: Claim) -> Spread | Refusal:
-    """How the EIP is spread over nodes, or why it is not announced at all."""
+def spread_of(address: str, claim: Claim, route: Route = HOST_ROUTE) -> Spread | Refusal:
+    """How a route to the EIP is spread over nodes, or why it is not announced at all."""
     family = family_of(address)
     serving = next((s for s in claim.serving if s.family == family), None)
     if serving is None:
         return Refusal(Reason.NO_ENDPOINTS, f"no IPv{family} endpoint of the Service is ready; {address} is withdrawn")
     if claim.local:
-        return Spread(family, LOCAL, serving.nodes)
-    return Spread(family, crc32(address.encode()) % NEXT_HOP_BUCKETS)
+        return Spread(family, LOCAL, serving.nodes, route.offers)
+    return Spread(family, crc32(route.over(address).encode()) % NEXT_HOP_BUCKETS, (), route.offers)
+
+
+def merged(spreads: Collection[Spread]) -> Spread:
+    """One route of several Services (a shared address, or a prefix around many): on all nodes if any of them is, else
+    on every node that serves one of them."""
+    first, *others = spreads
+    if not others:
+        return first
+    offers = tuple(dict.fromkeys(offer for spread in spreads for offer in spread.offers))
+    everywhere = next((s for s in spreads if s.bucket != LOCAL), None)
+    if everywhere is not None:
+        return Spread(first.family, everywhere.bucket, (), offers)
+    nodes = {name for spread in spreads for name in spread.nodes}
+    return Spread(first.family, LOCAL, tuple(sorted(nodes)), offers)
 
 
 def path_ids(nodes: Iterable[str]) -> dict[str, int]:

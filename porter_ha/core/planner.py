@@ -24,8 +24,7 @@ from porter_ha.core.next_hops import (
     rank,
 )
 from porter_ha.model.effects import Announce
-from porter_ha.model.objects import LabelSelector
-from porter_ha.model.plan import NodeView, Path, PathSet
+from porter_ha.model.plan import NodeView, Path, PathSet, Scope, Tags
 
 MED_BASE = 1_000_000_000
 STANDBY_MED = MED_BASE  # worse than any leader's
@@ -40,22 +39,34 @@ def med_of(epoch: int, standing_in: bool = False) -> int:
     return max(0, MED_BASE - 2 * epoch - standing_in)
 
 
-def eligible_nodes(nodes: Mapping[str, NodeView], scope: LabelSelector | None) -> dict[str, NodeView]:
+def eligible_nodes(nodes: Mapping[str, NodeView], scope: Scope) -> dict[str, NodeView]:
     """The nodes that peers with this scope may see as next hops."""
     return {
         name: view
         for name, view in nodes.items()
-        if view.refusal is None and selectors.matches(scope, dict(view.labels))
+        if view.refusal is None and selectors.matches(scope.nodes, dict(view.labels))
     }
 
 
+def tags_for(spread: Spread, scope: Scope) -> Tags | None:
+    """What the peers of a scope are told beside the next hops; None when the route is not offered to them at all."""
+    for offer in spread.offers:
+        if not offer.peers or (scope.peer and scope.peer in offer.peers):
+            return offer.tags
+    return None
+
+
 def compute(
-    spreads: Mapping[str, Spread], nodes: Mapping[str, NodeView], scope: LabelSelector | None
-) -> dict[str, tuple[Path, ...]]:
-    """The whole Adj-RIB-Out of one scope from scratch: EIP -> paths, without EIPs that have none."""
+    spreads: Mapping[str, Spread], nodes: Mapping[str, NodeView], scope: Scope
+) -> dict[str, tuple[Tags, tuple[Path, ...]]]:
+    """The whole Adj-RIB-Out of one scope from scratch: route -> what is told of it, without those that have no path."""
     eligible, ids = eligible_nodes(nodes, scope), path_ids(nodes)
-    found = {address: paths_of(spread, eligible, ids) for address, spread in spreads.items()}
-    return {address: paths for address, paths in found.items() if paths}
+    found = {}
+    for route, spread in spreads.items():
+        tags, paths = tags_for(spread, scope), paths_of(spread, eligible, ids)
+        if tags is not None and paths:
+            found[route] = (tags, paths)
+    return found
 
 
 class Resolved(NamedTuple):
@@ -70,7 +81,7 @@ class Resolved(NamedTuple):
 class Group:
     """A group of peers: its scope, the nodes that it may see, what it was told, and which EIPs it may hear anew."""
 
-    def __init__(self, scope: LabelSelector | None, nodes: Mapping[str, NodeView]) -> None:
+    def __init__(self, scope: Scope, nodes: Mapping[str, NodeView]) -> None:
         self.scope = scope
         self.eligible = eligible_nodes(nodes, scope)
         self.resolved: dict[Spread, Resolved] = {}
@@ -95,7 +106,7 @@ class Planner:
         self._naming: dict[str, dict[Spread, None]] = {}  # node -> the Local Spreads that list it
         self._buckets: dict[Spread, None] = {}  # the Spreads over all nodes
         self._groups: dict[str, Group] = {}
-        self._numbers: dict[tuple[int, tuple[Path, ...]], int] = {}
+        self._numbers: dict[tuple[int, Tags, tuple[Path, ...]], int] = {}
         self._sets: dict[int, PathSet] = {}
         self._uses: dict[int, int] = {}
         self._numbered = 0
@@ -129,7 +140,7 @@ class Planner:
             for spread in affected:
                 self._resolve(group, spread)
 
-    def set_scopes(self, scopes: Mapping[str, LabelSelector | None]) -> None:
+    def set_scopes(self, scopes: Mapping[str, Scope]) -> None:
         """The groups of peers. A new group, or one whose scope changed, hears everything again."""
         for name in [n for n, group in self._groups.items() if n not in scopes or group.scope != scopes[n]]:
             for resolved in self._groups.pop(name).resolved.values():
@@ -207,10 +218,15 @@ class Planner:
         """How many distinct sets of paths there are now."""
         return len(self._sets)
 
-    def paths(self, group: str, address: str) -> tuple[Path, ...]:
-        spread = self._spreads.get(address)
+    def told(self, group: str, route: str) -> tuple[Tags, tuple[Path, ...]] | None:
+        """What the peers of the group hear of a route; None: nothing."""
+        spread = self._spreads.get(route)
         number = None if spread is None else self._groups[group].resolved[spread].number
-        return () if number is None else self._sets[number].paths
+        return None if number is None else (self._sets[number].tags, self._sets[number].paths)
+
+    def paths(self, group: str, route: str) -> tuple[Path, ...]:
+        told = self.told(group, route)
+        return () if told is None else told[1]
 
     # -- within: Spreads
 
@@ -265,21 +281,22 @@ class Planner:
     def _file(self, group: Group, spread: Spread, paths: tuple[Path, ...], found: "Resolved") -> None:
         """These are the Spread's paths now: whoever has it hears of a difference."""
         before = group.resolved.get(spread)
-        number = self._intern(paths) if paths else None
+        tags = tags_for(spread, group.scope)
+        number = self._intern(tags, paths) if paths and tags is not None else None
         group.resolved[spread] = found._replace(number=number)
         if before is not None:
             self._drop(before.number)
         if before is None or before.number != number:
             group.dirty.update(self._members[spread])
 
-    def _intern(self, paths: tuple[Path, ...]) -> int:
+    def _intern(self, tags: Tags, paths: tuple[Path, ...]) -> int:
         """The number of a set of paths, in use once more."""
-        key = (self._med, paths)
+        key = (self._med, tags, paths)
         number = self._numbers.get(key)
         if number is None:
             self._numbered = number = self._numbered + 1
             self._numbers[key] = number
-            self._sets[number] = PathSet(number, self._med, paths)
+            self._sets[number] = PathSet(number, self._med, paths, tags)
             self._uses[number] = 0
         self._uses[number] += 1
         return number
@@ -291,6 +308,6 @@ class Planner:
         self._uses[number] -= 1
         if not self._uses[number]:
             gone = self._sets.pop(number)
-            del self._uses[number], self._numbers[gone.med, gone.paths]
+            del self._uses[number], self._numbers[gone.med, gone.tags, gone.paths]
             for group in self._groups.values():
                 group.told.discard(number)

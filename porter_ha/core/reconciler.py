@@ -9,14 +9,13 @@ Must never: assign before `begin_term` (the allocator would not know what the la
 
 from collections.abc import Iterable, Mapping
 
-from porter_ha.core.admit import Pools
+from porter_ha.core.admit_eip import Pools
 from porter_ha.core.allocate import Allocator
-from porter_ha.core.next_hops import Spread, path_ids, paths_of, spread_of, why_none
+from porter_ha.core.next_hops import HOST_ROUTE, Route, Spread, merged, path_ids, paths_of, spread_of, why_none
 from porter_ha.core.planner import Planner, eligible_nodes
 from porter_ha.model.effects import Assign, Explain, Relinquish, ServiceEffect
 from porter_ha.model.net import family_of, parse_address
-from porter_ha.model.objects import LabelSelector
-from porter_ha.model.plan import Claim, NodeView, Refusal
+from porter_ha.model.plan import Claim, NodeView, Refusal, Scope
 from porter_ha.model.reasons import Reason
 
 
@@ -38,7 +37,7 @@ class Reconciler:
         self._relinquished: set[str] = set()  # told to give up what status still shows
         self._conflicts: dict[str, Refusal] = {}
         self._announced: dict[str, tuple[str, ...]] = {}
-        self._announcer: dict[str, str] = {}
+        self._announcers: dict[str, dict[str, Spread]] = {}  # of a route: the Services, and how each would spread it
 
     # -- leadership
 
@@ -59,7 +58,7 @@ class Reconciler:
         """Whether the Service has what it asks for, as far as can be said at a glance."""
         asks_nothing_else = not (claim.wanted_addresses or claim.wanted_pool or claim.refusal)
         complete = claim.recorded and tuple(map(family_of, claim.held)) == claim.families
-        return claim.wants and asks_nothing_else and complete and self.allocator.held(claim.key) == claim.held
+        return claim.wants and asks_nothing_else and complete and self.allocator.settled(claim)
 
     def end_term(self, now: float) -> None:
         """Stop assigning. What is announced stays: the BGP door is not ours to close here (design 2.1)."""
@@ -92,15 +91,15 @@ class Reconciler:
                 parse_address(address)
             except ValueError:
                 continue  # another controller's odd ingress is no address of ours
-            holder = self.allocator.holder(address)
-            if holder not in (None, claim.key):
+            rival = self.allocator.rival(claim, address)
+            if rival is not None:
                 if claim.wants:
                     self._conflicts[claim.key] = Refusal(
-                        Reason.ADDRESS_CONFLICT, f"address {address} is held by the older Service {holder}"
+                        Reason.ADDRESS_CONFLICT, f"address {address} is held by the older Service {rival}"
                     )
                 continue
             if claim.recorded or self.allocator.pool_of(address) is not None:
-                self.allocator.hold(claim.key, (address,))
+                self.allocator.hold(claim.key, (address,), claim.sharing)
 
     def _release(self, key: str, now: float, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Free what `key` holds, but for `keep`, for whoever records it too. News of two Services come by two shards: a
@@ -115,11 +114,15 @@ class Reconciler:
     # -- inputs
 
     def set_pools(self, pools: Pools, now: float) -> None:
+        routes = {pool.name: pool.routes for pool in self._pools.accepted}
         self._pools = pools
         self.allocator.set_pools(pools.accepted)
         for claim in self.claims.values():
             if not self.allocator.held(claim.key):
                 self._adopt(claim)
+        if routes != {pool.name: pool.routes for pool in pools.accepted}:
+            for claim in self.claims.values():
+                self._advertise(claim)
         self._retry(now)
 
     def set_namespace(self, name: str, labels: Mapping[str, str] | None, now: float) -> None:
@@ -133,7 +136,7 @@ class Reconciler:
     def change_nodes(self, changes: Mapping[str, NodeView | None]) -> None:
         self.planner.change_nodes(changes)
 
-    def set_scopes(self, scopes: Mapping[str, LabelSelector | None]) -> None:
+    def set_scopes(self, scopes: Mapping[str, Scope]) -> None:
         self.planner.set_scopes(scopes)
 
     def set_claim(self, claim: Claim, now: float) -> None:
@@ -142,6 +145,8 @@ class Reconciler:
             self.drop_claim(claim.key, now)
         self.claims[claim.key] = claim
         self._decide(claim, now)
+        if old is not None and old.sharing != claim.sharing:
+            self._retry(now)  # there may be room beside it now
 
     def drop_claim(self, key: str, now: float) -> None:
         """The Service is gone, or asks nothing and holds nothing."""
@@ -177,6 +182,9 @@ class Reconciler:
         self._advertise(claim)
 
     def _assign(self, claim: Claim, now: float) -> None:
+        if claim.key in self._relinquished and not claim.held:  # it is done, and what was told before is undone
+            self._relinquished.discard(claim.key)
+            self._pending.pop(claim.key, None)
         pending = self._pending.get(claim.key, ())
         if self._satisfied(claim):  # most news of a Service that has its EIP: there is nothing to choose
             result: tuple[str, ...] | Refusal = claim.held
@@ -186,7 +194,12 @@ class Reconciler:
             result = self.allocator.assign(claim, labels, now, broken, pending)
         if isinstance(result, Refusal):
             self.waiting[claim.key] = result
-            self._explain(claim, result)
+            if claim.recorded and any(self.allocator.rival(claim, address) for address in claim.held):
+                self._evict(claim, result)
+            else:
+                self._explain(claim, result)
+            if self._release(claim.key, now, keep=claim.held + pending):
+                self._retry(now)
             return
         self.waiting.pop(claim.key, None)
         self._explained.pop(claim.key, None)
@@ -202,6 +215,14 @@ class Reconciler:
             self._relinquished.discard(claim.key)
             pool = self.allocator.pool_of(result[0]) if result else None
             self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else "", self._resync))
+
+    def _evict(self, claim: Claim, refusal: Refusal) -> None:
+        """It has an address together with others, and its new ports or pods do not go with theirs: they keep it."""
+        if claim.key not in self._relinquished or self._explained.get(claim.key) != refusal:
+            self._relinquished.add(claim.key)
+            self._assigned.pop(claim.key, None)
+            self._explained[claim.key] = refusal
+            self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync, refusal))
 
     def _explain(self, claim: Claim, refusal: Refusal) -> None:
         if self._explained.get(claim.key) != refusal:
@@ -227,23 +248,40 @@ class Reconciler:
         for address in claim.held:
             if not (claim.wants and claim.recorded and address in self.allocator.held(claim.key)):
                 continue
-            spread = spread_of(address, claim)
-            if isinstance(spread, Refusal):
-                self.unannounced[claim.key] = spread
-            else:
-                mine[address] = spread
+            for route in self._routes(address):
+                spread = spread_of(address, claim, route)
+                if isinstance(spread, Refusal):
+                    self.unannounced[claim.key] = spread
+                else:
+                    mine[route.over(address)] = spread
         self._withdraw(claim.key, keep=mine)
-        for address, spread in mine.items():
-            self._announcer[address] = claim.key
-            self.planner.spread(address, spread)
+        for route_key, spread in mine.items():
+            announcers = self._announcers.setdefault(route_key, {})
+            announcers[claim.key] = spread
+            self.planner.spread(route_key, merged(announcers.values()))
         if mine:
             self._announced[claim.key] = tuple(mine)
 
+    def _routes(self, address: str) -> tuple[Route, ...]:
+        """What routers are told of an EIP: what its pool says, or the address alone where no pool has it any more."""
+        pool = self.allocator.pool_of(address)
+        return pool.settings.routes if pool is not None else (HOST_ROUTE,)
+
+    def route_keys(self, address: str) -> tuple[str, ...]:
+        """The prefixes under which the planner knows an EIP."""
+        return tuple(route.over(address) for route in self._routes(address))
+
     def _withdraw(self, key: str, keep: Mapping[str, Spread]) -> None:
-        for address in self._announced.pop(key, ()):
-            if address not in keep and self._announcer.get(address) == key:
-                del self._announcer[address]
-                self.planner.spread(address, None)
+        for route_key in self._announced.pop(key, ()):
+            if route_key in keep:
+                continue
+            announcers = self._announcers[route_key]
+            del announcers[key]
+            if announcers:
+                self.planner.spread(route_key, merged(announcers.values()))
+            else:
+                del self._announcers[route_key]
+                self.planner.spread(route_key, None)
 
     # -- output
 
@@ -266,8 +304,8 @@ class Reconciler:
             return self.waiting[key]
         if key in self.unannounced:
             return self.unannounced[key]
-        for address in self._announced.get(key, ()):
-            spread = self.planner.spreads[address]
-            if not paths_of(spread, eligible_nodes(self.planner.nodes, None), path_ids(self.planner.nodes)):
+        for route_key in self._announced.get(key, ()):
+            spread = self.planner.spreads[route_key]
+            if not paths_of(spread, eligible_nodes(self.planner.nodes, Scope()), path_ids(self.planner.nodes)):
                 return why_none(spread, self.planner.nodes)
         return None

@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 
+from porter_ha.core.problem import Problem
 from porter_ha.model.objects import LabelSelector
 
 _NEEDS_VALUES = {"In": True, "NotIn": True, "Exists": False, "DoesNotExist": False}
 
 
-def check(selector: LabelSelector) -> str:
-    """What is wrong with the selector, or an empty string."""
-    for i, rule in enumerate(selector.match_expressions or ()):
+def check(field: str, selector: LabelSelector | None) -> None:
+    """Raises Problem for a selector that means nothing; `field` is where it stands."""
+    for i, rule in enumerate(selector.match_expressions or () if selector is not None else ()):
+        where = f"{field}.matchExpressions[{i}]"
         if rule.operator not in _NEEDS_VALUES:
-            return f"matchExpressions[{i}].operator: {rule.operator!r} is none of {', '.join(_NEEDS_VALUES)}"
+            raise Problem(f"{where}.operator", f"{rule.operator!r} is none of {', '.join(_NEEDS_VALUES)}")
         if _NEEDS_VALUES[rule.operator] != bool(rule.values):
             must = "needs" if _NEEDS_VALUES[rule.operator] else "takes no"
-            return f"matchExpressions[{i}].values: operator {rule.operator} {must} values"
-    return ""
+            raise Problem(f"{where}.values", f"operator {rule.operator} {must} values")
 
 
 def matches(selector: LabelSelector | None, labels: Mapping[str, str]) -> bool:

@@ -18,6 +18,7 @@ from porter_ha.model.value import Value
 
 HEADER = struct.Struct("!16sHB")
 MARKER = b"\xff" * 16
+COLLISION = bytes([6, 7])  # the Cease of RFC 4271 6.8: the router prefers another connection with this node
 OPEN_WAIT_S = 60.0  # RFC 4271 8.2.2 suggests 4 minutes; a router that takes a minute to say OPEN is not well
 
 
@@ -30,10 +31,11 @@ class Kind(IntEnum):
 
 
 class State(Enum):
-    """RFC 4271 8.2.2. Connect and Active are one here: we dial."""
+    """RFC 4271 8.2.2. Connect: we dial; Active: the router does."""
 
     IDLE = "Idle"
     CONNECT = "Connect"
+    ACTIVE = "Active"
     OPEN_SENT = "OpenSent"
     OPEN_CONFIRM = "OpenConfirm"
     ESTABLISHED = "Established"
@@ -131,6 +133,7 @@ class Session:
         self._hold_s = 0.0
         self._keepalive_s = 0.0
         self.quiet = False
+        self.collided = False
 
     @property
     def deadline(self) -> float:
@@ -146,6 +149,9 @@ class Session:
 
     def connecting(self) -> None:
         self.state = State.CONNECT
+
+    def waiting(self) -> None:
+        self.state = State.ACTIVE
 
     def connected(self, now: float, restarting: bool) -> list[Output]:
         """TCP is up: say OPEN."""
@@ -176,7 +182,7 @@ class Session:
         self._buffer += data
         self.quiet = False
         out: list[Output] = []
-        while self.state not in (State.IDLE, State.CONNECT) and len(self._buffer) >= HEADER.size:
+        while self.state in _EXPECTED and len(self._buffer) >= HEADER.size:
             marker, length, number = HEADER.unpack_from(self._buffer)
             problem = self._check_header(marker, length, number)
             if problem is not None:
@@ -209,6 +215,7 @@ class Session:
             self._hold_at = now + self._hold_s
         if kind is Kind.NOTIFICATION:
             self.lost()
+            self.collided = body[:2] == COLLISION
             return [Close(f"the router closed the session: {self._wire.describe(body)}")]
         allowed, subcode = _EXPECTED[self.state]
         if kind not in allowed:
@@ -217,7 +224,7 @@ class Session:
             return self._opened(body, now)
         assert self.negotiated is not None
         if self.state is State.OPEN_CONFIRM:
-            self.state = State.ESTABLISHED
+            self.state, self.collided = State.ESTABLISHED, False
             return [Up(self.negotiated)]
         if kind is Kind.UPDATE:
             self.received_updates += 1

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from porter_ha.core.admit import Speaking, admit_bgp, admit_eips
+from porter_ha.core.admit_bgp import Speaking, admit_bgp
+from porter_ha.core.admit_eip import admit_eips
 from porter_ha.core.eligibility import claim_of, opted_in
 from porter_ha.core.next_hops import LOCAL, MAX_NEXT_HOPS, Spread
 from porter_ha.core.nodes import Nodes

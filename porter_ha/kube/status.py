@@ -45,13 +45,15 @@ def service_assigned(uid: str, epoch: int, addresses: Sequence[str]) -> dict[str
     }
 
 
-def service_relinquished(uid: str, epoch: int) -> dict[str, object]:
-    """Strategic merge patch that takes our addresses out of a Service. The epoch stays: the policy must see it."""
+def service_relinquished(uid: str, epoch: int, refusal: Refusal | None) -> dict[str, object]:
+    """Strategic merge patch that takes our addresses out of a Service, and says why it waits for others if it does. The
+    epoch stays: the policy must see it."""
+    verdict: dict[str, object] = {"$patch": "delete", "type": names.CONDITION_ASSIGNED}
     return {
         "metadata": _meta(uid, epoch, **{names.EIPS_ANNOTATION: None}),
         "status": {
             "loadBalancer": {"ingress": None},
-            "conditions": [{"$patch": "delete", "type": names.CONDITION_ASSIGNED}],
+            "conditions": [verdict if refusal is None else condition(names.CONDITION_ASSIGNED, refusal)],
         },
     }
 

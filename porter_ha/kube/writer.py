@@ -193,7 +193,7 @@ class Writer:
         if isinstance(effect, Assign):
             body = status.service_assigned(effect.uid, epoch, effect.addresses)
         elif isinstance(effect, Relinquish):
-            body = status.service_relinquished(effect.uid, epoch)
+            body = status.service_relinquished(effect.uid, epoch, effect.refusal)
         else:
             if self._said(effect):
                 return
@@ -205,9 +205,10 @@ class Writer:
         self.pace.answered(self._now() - began, self._now())
         self._count("status_writes")
         self._recorded(effect.key, answer)
-        if isinstance(effect, Explain):
-            self._event(effect, effect.refusal.reason, effect.refusal.message, warning=True)
-        elif isinstance(effect, Assign):
+        if not isinstance(effect, Assign):
+            if effect.refusal is not None:
+                self._event(effect, effect.refusal.reason, effect.refusal.message, warning=True)
+        else:
             text = f"assigned {', '.join(effect.addresses)} from Eip {effect.pool or '(deleted)'}"
             self._event(effect, Reason.ASSIGNED, text, warning=False)
 

@@ -14,12 +14,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from porter_ha.config import ManagerSettings
+from porter_ha.core.admit_bgp import Peers
 from porter_ha.core.handover import HotPeers, Known
 from porter_ha.core.planner import STANDBY_MED, Planner, med_of
 from porter_ha.kube.lease import Announced
 from porter_ha.manager.elector import Elector
 from porter_ha.manager.supervisor import Worker
-from porter_ha.model.plan import PeerSettings
 from porter_ha.obs.log import log
 from porter_ha.protocol import Door, Frame, Routes, SessionReport, SetPeers
 
@@ -37,7 +37,7 @@ class BgpDoor:
         planner: Planner,
         speaker: Worker,
         elector: Elector,
-        peers: Callable[[], Iterable[PeerSettings]],
+        peers: Callable[[], Peers],
     ) -> None:
         self.epoch = 0
         self.warm = False
@@ -74,7 +74,7 @@ class BgpDoor:
 
     def frames(self) -> list[Frame]:
         """What a new speaker process must be told, after the routes."""
-        return [self._door(), self._set_peers()]
+        return [self._door(), self.set_peers()]
 
     # -- the leader's
 
@@ -126,7 +126,7 @@ class BgpDoor:
         dial = self.warm and (bool(self.epoch) or (replaced and waited >= linger))
         if dial and not self.dialling:
             self.dialling = True
-            self._speaker.send(self._set_peers())
+            self._speaker.send(self.set_peers())
 
     def _lingered(self) -> None:
         self._timer = None
@@ -168,5 +168,7 @@ class BgpDoor:
     def _door(self) -> Door:
         return Door(self._med, None if self.epoch else sorted(self._hot), not self._followed)
 
-    def _set_peers(self) -> SetPeers:
-        return SetPeers(list(self._peers()), self.dialling)
+    def set_peers(self) -> SetPeers:
+        """What tells the speaker which sessions to hold."""
+        peers = self._peers()
+        return SetPeers(list(peers.accepted), peers.listening, self.dialling)

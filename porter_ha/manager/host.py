@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,9 @@ from typing import Protocol
 import aiohttp
 
 from porter_ha.manager.echo import Echo
+from porter_ha.model.plan import Redirect
+from porter_ha.netlink import redirect
+from porter_ha.netlink.nft import NftFailed
 from porter_ha.protocol import Channel, FromWorker
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -69,6 +72,9 @@ class Host(Protocol):
 
     async def healthy(self, address: str, port: int, path: str) -> bool:
         """Whether an HTTP GET answers 200 within HEALTH_TIMEOUT_S."""
+
+    async def redirect(self, redirects: Collection[Redirect]) -> None:
+        """Let exactly these redirections be. Raises OSError where the machine does not let us."""
 
 
 def enter(module: str, sock: socket.socket) -> None:
@@ -134,3 +140,9 @@ class Linux:
                 return response.status == 200
         except (TimeoutError, aiohttp.ClientError, OSError):
             return False
+
+    async def redirect(self, redirects: Collection[Redirect]) -> None:
+        try:
+            await redirect.apply(redirects)
+        except NftFailed as error:
+            raise OSError(str(error)) from error

@@ -1,7 +1,8 @@
 """The cluster as it arrives: one watch per kind, each change passed on to whoever needs it.
 
-Services and EndpointSlices go to shards as raw bytes, filed by their Service's key. Nodes, Namespaces, Eips,
-BgpConfs and BgpPeers are few and are decoded here; one that cannot be read is reported and left out (I9).
+Services and EndpointSlices go to shards as raw bytes, filed by their Service's key. Nodes, Namespaces, Eips, BgpConfs,
+BgpPeers and the Secrets of our own namespace are few and are decoded here; one that cannot be read is reported and left
+out (I9).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from porter_ha.kube import paths
 from porter_ha.kube.client import Client
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model import names
-from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Namespace, Node, ObjectMeta, Service
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Namespace, Node, ObjectMeta, Secret, Service
 from porter_ha.obs.log import log
 from porter_ha.protocol import Raw
 
@@ -74,6 +75,7 @@ class Inputs:
         self.eips = Table(client, paths.EIPS, Eip, on_table)
         self.confs = Table(client, paths.BGP_CONFS, BgpConf, on_table)
         self.peers = Table(client, paths.BGP_PEERS, BgpPeer, on_table)
+        self.secrets = Table(client, paths.secrets(namespace), Secret, on_table)
         self._services = Watch(client, paths.SERVICES, self._service_changes)
         self._slices = Watch(client, paths.ENDPOINT_SLICES, self._slice_changes)
         self._barrier_key = f"{namespace}/{names.BARRIER_SERVICE}"
@@ -84,8 +86,8 @@ class Inputs:
 
     @property
     def watches(self) -> list[Watch]:
-        tables = (self.nodes.watch, self.namespaces.watch, self.eips.watch, self.confs.watch, self.peers.watch)
-        return [*tables, self._services, self._slices]
+        tables = (self.nodes, self.namespaces, self.eips, self.confs, self.peers, self.secrets)
+        return [*(table.watch for table in tables), self._services, self._slices]
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

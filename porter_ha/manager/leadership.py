@@ -11,9 +11,10 @@ Must never: open the API door before the barrier, or choose anything new before 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
 from porter_ha.config import ManagerSettings
+from porter_ha.core.admit_bgp import Peers
 from porter_ha.core.handover import Beat, Doubt, EarlyTakeover, Known, StepDown, better, left_behind
 from porter_ha.core.lease import LeaseSettings
 from porter_ha.core.reconciler import Reconciler
@@ -27,7 +28,6 @@ from porter_ha.manager.host import Host
 from porter_ha.manager.link import Link
 from porter_ha.manager.supervisor import Worker
 from porter_ha.model import names
-from porter_ha.model.plan import PeerSettings
 from porter_ha.obs.log import log
 from porter_ha.protocol import Term
 
@@ -54,7 +54,7 @@ class Leadership:
         live: Callable[[], Awaitable[None]],
         settle: Callable[[], Awaitable[None]],
         pump: Callable[[], None],
-        peers: Callable[[], Iterable[PeerSettings]],
+        peers: Callable[[], Peers],
         silent: Callable[[], frozenset[str]],
         out: Callable[[], frozenset[str]],
         on_news: Callable[[], None],
@@ -109,7 +109,7 @@ class Leadership:
 
     def left_behind(self) -> dict[str, float]:
         """Node -> for how many more seconds routers may keep paths of a replica on it that is gone."""
-        now, restart_s = self._now(), max((float(p.restart_time_s) for p in self._peers()), default=0.0)
+        now, restart_s = self._now(), max((float(p.restart_time_s) for p in self._peers().accepted), default=0.0)
         ends = left_behind(list(self.link.known.values()), self.acting_epoch, restart_s, now)
         return {node: until - now for node, until in ends.items()}
 

@@ -6,7 +6,8 @@ Leader and standby run the same wiring; what differs is which doors of the gate 
 import asyncio
 
 from porter_ha.config import ManagerSettings
-from porter_ha.core.admit import Peers, Pools, Speaking, admit_bgp, admit_eips
+from porter_ha.core.admit_bgp import Peers, Speaking, admit_bgp, community_aliases
+from porter_ha.core.admit_eip import Pools, admit_eips
 from porter_ha.core.liveness import Liveness
 from porter_ha.core.nodes import Nodes
 from porter_ha.core.reconciler import Reconciler
@@ -19,6 +20,7 @@ from porter_ha.manager.probes import Prober
 from porter_ha.manager.rejoin import Rejoin
 from porter_ha.manager.supervisor import Worker
 from porter_ha.model.access import Access
+from porter_ha.model.plan import Redirect
 from porter_ha.obs.log import log
 from porter_ha.protocol import (
     Claims,
@@ -32,7 +34,6 @@ from porter_ha.protocol import (
     Renew,
     Routes,
     Sessions,
-    SetPeers,
     Sync,
     Synced,
     Undone,
@@ -54,12 +55,14 @@ class Replica:
         self.settings = settings
         self.reconciler = Reconciler()
         self.pools = Pools((), {})
-        self.peers = Peers((), {}, {}, {}, {}, ())
+        self.peers = Peers()
         self.nodes = Nodes()
         self.dead: frozenset[str] = frozenset()
         self.vouched: frozenset[str] = frozenset()
         self.borrowed: frozenset[str] = frozenset()
         self.changed = asyncio.Event()
+        self.redirected: tuple[Redirect, ...] = ()
+        self.redirect_failure = ""
         self.liveness = Liveness()
         self._host, self._client, self._access = host, client, access
         self.shards = self._new_shards(settings.shards or host.cores())
@@ -74,7 +77,7 @@ class Replica:
             live=lambda: self.inputs.live(),
             settle=self._settle_shards,
             pump=self._pump,
-            peers=lambda: self.peers.accepted,
+            peers=lambda: self.peers,
             silent=self.liveness.silent,
             out=lambda: self.dead | self.rejoin.waiting,
             on_news=self._judge_nodes,
@@ -111,6 +114,9 @@ class Replica:
             await stop.wait()
             log("stopping")
             await self.leadership.farewell()
+            if self.redirected:
+                self.redirected = ()
+                await self._redirect()
             for task in (*tasks, *self._running.values()):
                 task.cancel()
 
@@ -283,21 +289,36 @@ class Replica:
         for name, namespace in inputs.namespaces.take_changed().items():
             reconciler.set_namespace(name, None if namespace is None else namespace.metadata.labels or {}, now)
         self._set_nodes()
-        if inputs.eips.take_changed():
-            self.pools = admit_eips(inputs.eips.objects.values())
+        confs, named = inputs.confs.take_changed(), self.pools.named_peers
+        if inputs.eips.take_changed() | confs:
+            self.pools = admit_eips(inputs.eips.objects.values(), community_aliases(inputs.confs.objects.values()))
             reconciler.set_pools(self.pools, now)
-        if inputs.confs.take_changed() | inputs.peers.take_changed():
+        if inputs.peers.take_changed() | inputs.secrets.take_changed() | confs or self.pools.named_peers != named:
             self._set_peers()
         self._pump()
 
     def _set_peers(self) -> None:
         me = Speaking(self.settings.node, self.settings.addresses)
-        peers = admit_bgp(self.inputs.confs.objects.values(), self.inputs.peers.objects.values(), me)
+        confs, known = self.inputs.confs.objects.values(), self.inputs.peers.objects.values()
+        peers = admit_bgp(confs, known, me, self.pools.named_peers, self.inputs.secrets.objects)
         if peers != self.peers:
             self.peers = peers
             self.reconciler.set_scopes(peers.scopes)
             self._pump()  # a session that changes its scope must find the new one's routes there
-            self.speaker.send(SetPeers(list(peers.accepted), self.leadership.bgp.dialling))
+            self.speaker.send(self.leadership.bgp.set_peers())
+        if self.redirected != peers.redirects:
+            self.redirected = peers.redirects
+            _keep(self._chores, asyncio.create_task(self._redirect(), name="redirect"))
+
+    async def _redirect(self) -> None:
+        """What is redirected is always what was wanted last, whichever of two that run side by side comes last."""
+        try:
+            await self._host.redirect(self.redirected)
+            self.redirect_failure = ""
+        except OSError as error:
+            self.redirect_failure = str(error)
+            log("cannot redirect the BGP port", error=str(error))
+        self.changed.set()
 
     def _set_nodes(self) -> None:
         """The nodes as the API has them, less those that our probes say are dead."""

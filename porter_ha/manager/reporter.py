@@ -14,6 +14,7 @@ from heapq import nsmallest
 
 import orjson
 
+from porter_ha.core.pool import Pool
 from porter_ha.kube import paths, status
 from porter_ha.kube.client import JSON_PATCH, MERGE, ApiError, Client, Unreachable
 from porter_ha.manager.replica import Replica
@@ -107,7 +108,7 @@ class Reporter:
             refusal = replica.peers.refused.get(name)
             fields = replica.peers.unsupported.get(name, ())
             report = replica.leadership.bgp.sessions.get(name)
-            extra = [status.condition(kind, found) for kind, found in self._warnings(report)]
+            extra = [status.condition(kind, found) for kind, found in self._warnings(name, report)]
             conditions = self._conditions("BgpPeer", name, refusal, fields) + extra
             gone = {
                 node: None for node in peer.status.nodes_peer_status or () if node not in replica.inputs.nodes.objects
@@ -115,7 +116,7 @@ class Reporter:
             documents["BgpPeer", name] = {"conditions": conditions, "nodesPeerStatus": gone}
         return documents
 
-    def _warnings(self, report: SessionReport | None) -> Iterator[tuple[str, Refusal]]:
+    def _warnings(self, name: str, report: SessionReport | None) -> Iterator[tuple[str, Refusal]]:
         """What the owner of a session should know, as condition type and Refusal; nothing when all is well."""
         leadership, lease_s = self._replica.leadership, self._replica.settings.lease_duration_s
         if report is not None and report.state == "Established":
@@ -124,6 +125,10 @@ class Reporter:
             if 0 < report.hold_time_s <= lease_s:
                 times = f"the Lease lasts {lease_s:g} s, the negotiated hold time is {report.hold_time_s} s"
                 yield "HoldTime", Refusal(Reason.LEASE_TOO_LONG, times)
+        if report is not None and report.collided:
+            yield "Collision", Refusal(Reason.BGP_COLLISION, f"{Reason.BGP_COLLISION.doc} It said: {report.last_error}")
+        if self._replica.redirect_failure and any(p.forwarded for p in self._replica.peers.accepted if p.name == name):
+            yield "Redirected", Refusal(Reason.NO_REDIRECT, self._replica.redirect_failure)
         if gone := sorted(leadership.left_behind()):
             nodes = f"routers may keep paths of the replicas that were on {', '.join(gone)}"
             yield "StalePaths", Refusal(Reason.STALE_PATH_POSSIBLE, nodes)
@@ -177,7 +182,8 @@ class Reporter:
         if pool is None:
             return {"ready": False, "poolSize": 0, "usage": 0, "occupied": False, "used": None}
         family, ranges = pool.settings.family, pool.settings.ranges
-        shown = {to_text(family, n): holder for n, holder in nsmallest(USED_SHOWN, pool.used.items())}
+        allocator = self._replica.reconciler.allocator
+        shown = {address: ";".join(allocator.holders(address)) for address in self._shown(pool)}
         return {
             "ready": True,
             "poolSize": min(pool.capacity, 2**63 - 1),
@@ -188,6 +194,10 @@ class Reporter:
             "v4": family == V4,
             "used": shown,
         }
+
+    @staticmethod
+    def _shown(pool: Pool) -> Iterator[str]:
+        return (to_text(pool.settings.family, number) for number in nsmallest(USED_SHOWN, pool.used))
 
 
 def _session(report: SessionReport) -> dict[str, object]:

@@ -1,271 +1,233 @@
 """The CustomResourceDefinitions, as data: OpenELB's v1alpha2 kinds field for field, and nothing required that it
 does not require, so its manifests apply unchanged (anchors 1.1-1.3). `porter-ha crds` writes them as YAML.
 
-Whether a value makes sense is judged in core/admit.py and told in the object's status: a schema that refused more
-than OpenELB's would break manifests that work today.
+Whether a value makes sense is judged in core/admit_eip.py and core/admit_bgp.py and told in the object's status: a
+schema that refused more than OpenELB's would break manifests that work today.
 """
 
-from typing import Any
-
 from porter_ha.model.names import GROUP, OWN_GROUP, OWN_VERSION, VERSION
+from porter_ha.model.schema import AS, CONDITIONS, SELECTOR, Schema, flag, list_, map_, number, object_, text
 
-Schema = dict[str, Any]
-
-
-def _object(doc: str, properties: dict[str, Schema], required: tuple[str, ...] = ()) -> Schema:
-    found: Schema = {"type": "object", "description": doc, "properties": properties}
-    if required:
-        found["required"] = list(required)
-    return found
-
-
-def _text(doc: str, **more: Any) -> Schema:
-    return {"type": "string", "description": doc, **more}
-
-
-def _flag(doc: str) -> Schema:
-    return {"type": "boolean", "description": doc}
-
-
-def _number(doc: str, form: str = "int32", **more: Any) -> Schema:
-    return {"type": "integer", "format": form, "description": doc, **more}
-
-
-def _list(doc: str, items: Schema) -> Schema:
-    return {"type": "array", "description": doc, "items": items}
-
-
-def _map(doc: str, values: Schema) -> Schema:
-    return {"type": "object", "description": doc, "additionalProperties": values}
-
-
-_AS: dict[str, Any] = {"form": "int64", "minimum": 0, "maximum": 4294967295}
-_LABELS = _map("label -> value", {"type": "string"})
-_CONDITIONS = {
-    **_list(
-        "Verdicts: Accepted, and what the object asks for that this version does not do.",
-        _object(
-            "A verdict.",
-            {
-                "type": _text("What is judged."),
-                "status": _text("True or False."),
-                "reason": _text("One word; docs/reasons.md explains each."),
-                "message": _text("Which field is wrong, its value, and what would be right."),
-                "lastTransitionTime": _text("When it became so.", format="date-time"),
-            },
-            ("type", "status"),
-        ),
-    ),
-    "x-kubernetes-list-type": "map",
-    "x-kubernetes-list-map-keys": ["type"],
-}
-_SELECTOR = _object(
-    "Which nodes; empty means all.",
-    {
-        "matchLabels": _LABELS,
-        "matchExpressions": _list(
-            "All must hold.",
-            _object(
-                "A rule.",
-                {
-                    "key": _text("The label."),
-                    "operator": _text("In, NotIn, Exists or DoesNotExist."),
-                    "values": _list("For In and NotIn.", {"type": "string"}),
-                },
-                ("key", "operator"),
-            ),
-        ),
-    },
-)
-_GRACEFUL_RESTART = _object(
+_GRACEFUL_RESTART = object_(
     "Graceful restart (RFC 4724): for how long routers keep our paths after we are gone.",
     {
-        "enabled": _flag("Default true."),
-        "restartTime": _number("Seconds; default 120, at most 4095."),
-        "helperOnly": _flag("Not supported."),
-        "deferralTime": _number("Not supported: we never wait before announcing."),
-        "notificationEnabled": _flag("Always on (RFC 8538); this field is not read."),
-        "longlivedEnabled": _flag("Not supported."),
-        "staleRoutesTime": _number("Not supported: routers' routes are not used."),
-        "peerRestartTime": _number("State of OpenELB; not read."),
-        "peerRestarting": _flag("State of OpenELB; not read."),
-        "localRestarting": _flag("State of OpenELB; not read."),
-        "mode": _text("State of OpenELB; not read."),
+        "enabled": flag("Default true."),
+        "restartTime": number("Seconds; default 120, at most 4095."),
+        "helperOnly": flag("Not supported."),
+        "deferralTime": number("Not supported: we never wait before announcing."),
+        "notificationEnabled": flag("Always on (RFC 8538); this field is not read."),
+        "longlivedEnabled": flag("Not supported."),
+        "staleRoutesTime": number("Not supported: routers' routes are not used."),
+        "peerRestartTime": number("State of OpenELB; not read."),
+        "peerRestarting": flag("State of OpenELB; not read."),
+        "localRestarting": flag("State of OpenELB; not read."),
+        "mode": text("State of OpenELB; not read."),
     },
 )
 
-_EIP_SPEC = _object(
+_EIP_SPEC = object_(
     "A pool of addresses.",
     {
-        "address": _text("Addresses, prefixes and ranges first-last, separated by commas; all IPv4 or all IPv6."),
-        "protocol": _text("bgp (layer2 and vip are known and refused).", enum=["", "bgp", "layer2", "vip"]),
-        "interface": _text("For layer2 and vip; not read."),
-        "disable": _flag("No new assignments; Services that have an address keep it."),
-        "usingKnownIPs": _flag("false: addresses ending in .0 and .255 are not handed out."),
-        "priority": _number("Of several Eips for a namespace, the lowest number is used first."),
-        "namespaces": _list("Only Services in these namespaces, by default ahead of other Eips.", {"type": "string"}),
-        "namespaceSelector": _map("Only Services in namespaces with all of these labels.", {"type": "string"}),
-        "serviceSelector": {**_SELECTOR, "description": "Only Services with such labels, ahead of other Eips."},
-        "autoAssign": _flag("false: only for Services that name this Eip or an address of it; default true."),
-        "allocationOrder": _text("Which addresses go first; default Ascending.", enum=["Ascending", "Descending"]),
-        "description": _text("For people."),
+        "address": text("Addresses, prefixes and ranges first-last, separated by commas; all IPv4 or all IPv6."),
+        "protocol": text("bgp (layer2 and vip are known and refused).", enum=["", "bgp", "layer2", "vip"]),
+        "interface": text("For layer2 and vip; not read."),
+        "disable": flag("No new assignments; Services that have an address keep it."),
+        "usingKnownIPs": flag("false: addresses ending in .0 and .255 are not handed out."),
+        "priority": number("Of several Eips for a namespace, the lowest number is used first."),
+        "namespaces": list_("Only Services in these namespaces, by default ahead of other Eips.", {"type": "string"}),
+        "namespaceSelector": map_("Only Services in namespaces with all of these labels.", {"type": "string"}),
+        "serviceSelector": {**SELECTOR, "description": "Only Services with such labels, ahead of other Eips."},
+        "autoAssign": flag("false: only for Services that name this Eip or an address of it; default true."),
+        "allocationOrder": text("Which addresses go first; default Ascending.", enum=["Ascending", "Descending"]),
+        "sharing": text(
+            "Whose Services may share an address of it by key: of one namespace (default), or of the whole cluster.",
+            enum=["Namespace", "Cluster"],
+        ),
+        "advertisements": list_(
+            "What routers are told of its addresses; default: each address alone, to all peers.",
+            object_(
+                "A route.",
+                {
+                    "aggregationLength": number("Prefix length; default 32 for IPv4, 128 for IPv6.", minimum=1),
+                    "communities": list_(
+                        "65001:100, 65001:1:2 (large), a well-known name, or a name in BgpConf's spec.communities.",
+                        {"type": "string"},
+                    ),
+                    "localPref": number("For routers of our own AS; default 100.", "int64"),
+                    "peers": list_("Only to these BgpPeers; default all.", {"type": "string"}),
+                },
+            ),
+        ),
+        "description": text("For people."),
     },
     ("address",),
 )
-_EIP_STATUS = _object(
+_EIP_STATUS = object_(
     "What is used.",
     {
-        "occupied": _flag("Every address is held."),
-        "usage": _number("Addresses held.", "int64"),
-        "poolSize": _number("Addresses that may be handed out.", "int64"),
-        "used": _map("address -> namespace/name of its Service; the first 256.", {"type": "string"}),
-        "firstIP": _text("The lowest address."),
-        "lastIP": _text("The highest address."),
-        "v4": _flag("IPv4."),
-        "ready": _flag("In use."),
-        "conditions": _CONDITIONS,
+        "occupied": flag("Every address is held."),
+        "usage": number("Addresses held.", "int64"),
+        "poolSize": number("Addresses that may be handed out.", "int64"),
+        "used": map_("address -> namespace/name of its Service; the first 256.", {"type": "string"}),
+        "firstIP": text("The lowest address."),
+        "lastIP": text("The highest address."),
+        "v4": flag("IPv4."),
+        "ready": flag("In use."),
+        "conditions": CONDITIONS,
     },
 )
-_CONF_SPEC = _object(
+_CONF_SPEC = object_(
     "Who we are to all routers.",
     {
-        "as": _number("Our AS number.", **_AS),
-        "asPerRack": _map("rack label -> AS; not supported yet.", _number("AS number.", **_AS)),
-        "routerId": _text("BGP identifier; default: the node's own IPv4 address."),
-        "listenPort": _number("Not supported yet: this version dials, it does not listen.", maximum=65535),
-        "listenAddresses": _list("Not supported yet.", {"type": "string"}),
-        "families": _list("0 IPv4 unicast, 1 IPv6 unicast; default both.", _number("Family.", "int64")),
-        "useMultiplePaths": _flag("Several next hops per EIP; always on."),
+        "as": number("Our AS number.", **AS),
+        "asPerRack": map_(
+            "Rack -> our AS towards its routers (BgpPeers with its label).",
+            number("AS number.", **AS),
+        ),
+        "routerId": text("BGP identifier; default: the node's own IPv4 address."),
+        "listenPort": number("Where routers of passive peers dial in; default 179, -1: nowhere.", maximum=65535),
+        "listenAddresses": list_("Where to listen; default: on all addresses.", {"type": "string"}),
+        "families": list_("0 IPv4 unicast, 1 IPv6 unicast; default both.", number("Family.", "int64")),
+        "useMultiplePaths": flag("Several next hops per EIP; always on."),
         "gracefulRestart": _GRACEFUL_RESTART,
-        "policy": _text("Name of a ConfigMap with gobgp policy; not supported."),
+        "policy": text("Name of a ConfigMap with gobgp policy; not supported."),
+        "communities": map_("Names for communities, for Eips' spec.advertisements.", {"type": "string"}),
     },
 )
-_CONF_STATUS = _object(
+_CONF_STATUS = object_(
     "What each replica uses.",
     {
-        "nodesConfStatus": _map(
-            "By node.", _object("Its identity.", {"routerId": _text("BGP identifier."), "as": _number("AS.", **_AS)})
+        "nodesConfStatus": map_(
+            "By node.", object_("Its identity.", {"routerId": text("BGP identifier."), "as": number("AS.", **AS)})
         ),
-        "conditions": _CONDITIONS,
+        "conditions": CONDITIONS,
     },
 )
-_PEER_SPEC = _object(
+_PEER_SPEC = object_(
     "A router.",
     {
-        "conf": _object(
+        "conf": object_(
             "Who it is.",
             {
-                "neighborAddress": _text("The router's address."),
-                "peerAs": _number("The router's AS number.", **_AS),
-                "localAs": _number("Ours towards it; default BgpConf's.", **_AS),
-                "authPassword": _text("TCP MD5 key (RFC 2385), at most 80 bytes."),
-                "description": _text("For people."),
-                "peerGroup": _text("Not supported."),
-                "peerType": _number("Follows from the AS numbers; not read."),
-                "removePrivateAs": _text("Not supported."),
-                "routeFlapDamping": _flag("Not supported."),
-                "sendCommunity": _number("Not supported."),
-                "neighborInterface": _text("Not supported."),
-                "vrf": _text("Not supported."),
-                "allowOwnAs": _number("Not supported: routers' routes are not used."),
-                "replacePeerAs": _flag("Not supported."),
-                "adminDown": _flag("true: no session."),
+                "neighborAddress": text("The router's address."),
+                "peerAs": number("The router's AS number.", **AS),
+                "localAs": number("Ours towards it; default BgpConf's.", **AS),
+                "authPassword": text("TCP MD5 key (RFC 2385), at most 80 bytes."),
+                "authPasswordSecret": object_(
+                    "The key out of a Secret in Porter HA's own namespace.",
+                    {"name": text("The Secret."), "key": text("Its key; default password.")},
+                    ("name",),
+                ),
+                "description": text("For people."),
+                "peerGroup": text("Not supported."),
+                "peerType": number("Follows from the AS numbers; not read."),
+                "removePrivateAs": text("Not supported."),
+                "routeFlapDamping": flag("Not supported."),
+                "sendCommunity": number("Not supported."),
+                "neighborInterface": text("Not supported."),
+                "vrf": text("Not supported."),
+                "allowOwnAs": number("Not supported: routers' routes are not used."),
+                "replacePeerAs": flag("Not supported."),
+                "adminDown": flag("true: no session."),
             },
         ),
-        "ebgpMultihop": _object(
+        "ebgpMultihop": object_(
             "The router is more than one hop away.",
-            {"enabled": _flag("Default false."), "multihopTtl": _number("TTL of our packets; default 255.")},
+            {"enabled": flag("Default false."), "multihopTtl": number("TTL of our packets; default 255.")},
         ),
-        "timers": _object(
+        "timers": object_(
             "Seconds, as strings.",
             {
-                "config": _object(
+                "config": object_(
                     "Seconds, as strings.",
                     {
-                        "connectRetry": _text("Default 5."),
-                        "holdTime": _text("Default 30."),
-                        "keepaliveInterval": _text("Default and most: a third of holdTime."),
-                        "minimumAdvertisementInterval": _text("Not supported: changes are sent at once."),
+                        "connectRetry": text("Default 5."),
+                        "holdTime": text("Default 30."),
+                        "keepaliveInterval": text("Default and most: a third of holdTime."),
+                        "minimumAdvertisementInterval": text("Not supported: changes are sent at once."),
                     },
                 )
             },
         ),
-        "transport": _object(
+        "transport": object_(
             "TCP.",
             {
-                "mtuDiscovery": _flag("Not supported."),
-                "passiveMode": _flag("Not supported yet; such a peer is refused."),
-                "remoteAddress": _text("Not supported."),
-                "remotePort": _number("Default 179.", "int64"),
-                "tcpMss": _number("Not supported."),
+                "mtuDiscovery": flag("Not supported."),
+                "passiveMode": flag("The router dials us, every replica of us; we listen at BgpConf's listenPort."),
+                "remoteAddress": text("Not supported."),
+                "remotePort": number("Default 179.", "int64"),
+                "tcpMss": number("Not supported."),
             },
         ),
         "gracefulRestart": _GRACEFUL_RESTART,
-        "afiSafis": _list(
+        "afiSafis": list_(
             "Address families; default IPv4 and IPv6 unicast.",
-            _object(
+            object_(
                 "One family.",
                 {
-                    "config": _object(
+                    "config": object_(
                         "Which.",
                         {
-                            "family": _object(
-                                "Family.", {"afi": _text("AFI_IP or AFI_IP6."), "safi": _text("SAFI_UNICAST.")}
+                            "family": object_(
+                                "Family.", {"afi": text("AFI_IP or AFI_IP6."), "safi": text("SAFI_UNICAST.")}
                             ),
-                            "enabled": _flag("Default true."),
+                            "enabled": flag("Default true."),
                         },
                     ),
-                    "addPaths": _object(
+                    "addPaths": object_(
                         "RFC 7911.",
                         {
-                            "config": _object(
+                            "config": object_(
                                 "How many.",
                                 {
-                                    "receive": _flag("Not supported: routers' routes are not used."),
-                                    "sendMax": _number("All next hops are sent, at most 64; not read."),
+                                    "receive": flag("Not supported: routers' routes are not used."),
+                                    "sendMax": number("All next hops are sent, at most 64; not read."),
                                 },
                             )
                         },
                     ),
-                    "mpGracefulRestart": _object(
+                    "mpGracefulRestart": object_(
                         "Follows gracefulRestart.",
-                        {"config": _object("Follows gracefulRestart.", {"enabled": _flag("Not read.")})},
+                        {"config": object_("Follows gracefulRestart.", {"enabled": flag("Not read.")})},
                     ),
                 },
             ),
         ),
-        "nodeSelector": _SELECTOR,
+        "nodeSelector": SELECTOR,
+        "usingPortForward": flag("Passive, and port 179 is another's: the router's packets to it are redirected."),
+        "ttlSecurityHops": number("RFC 5082: the router is at most so many hops away; 1 on our own link.", minimum=0),
+        "sourceAddresses": list_("Talk from these; each replica takes the one of its node.", {"type": "string"}),
     },
 )
-_PEER_STATUS = _object(
+_PEER_STATUS = object_(
     "The session of each replica.",
     {
-        "nodesPeerStatus": _map(
+        "nodesPeerStatus": map_(
             "By node of the replica.",
-            _object(
+            object_(
                 "A session.",
                 {
-                    "peerState": _object(
+                    "peerState": object_(
                         "State.",
-                        {"sessionState": _text("As in RFC 4271."), "flops": _number("Times it was lost.", "int64")},
+                        {"sessionState": text("As in RFC 4271."), "flops": number("Times it was lost.", "int64")},
                     ),
-                    "timersState": _object("Timers.", {"negotiatedHoldTime": _text("Seconds, with an s.")}),
-                    "since": _text("Of this state.", format="date-time"),
-                    "families": _list("Agreed.", {"type": "string"}),
-                    "addPath": _list("Families in which the router takes several paths.", {"type": "string"}),
-                    "gracefulRestart": _flag("Agreed."),
-                    "prefixes": _number("EIPs announced.", "int64"),
-                    "lastError": _text("Why it is not up, or was lost."),
+                    "timersState": object_("Timers.", {"negotiatedHoldTime": text("Seconds, with an s.")}),
+                    "since": text("Of this state.", format="date-time"),
+                    "families": list_("Agreed.", {"type": "string"}),
+                    "addPath": list_("Families in which the router takes several paths.", {"type": "string"}),
+                    "gracefulRestart": flag("Agreed."),
+                    "prefixes": number("EIPs announced.", "int64"),
+                    "lastError": text("Why it is not up, or was lost."),
                 },
             ),
         ),
-        "conditions": _CONDITIONS,
+        "conditions": CONDITIONS,
     },
 )
 
 
 _TERM_SPEC = {
-    **_object("The newest term.", {"epoch": _number("Its number.", "int64", minimum=0)}, ("epoch",)),
+    **object_("The newest term.", {"epoch": number("Its number.", "int64", minimum=0)}, ("epoch",)),
     "x-kubernetes-validations": [
         {"rule": "self.epoch >= oldSelf.epoch", "message": "a term cannot go back: a newer leader has begun"}
     ],

@@ -18,12 +18,14 @@ class Assign(Value, frozen=True, tag=True):
 
 
 class Relinquish(Value, frozen=True, tag=True):
-    """Take our addresses out of the status of a Service that no longer asks for them."""
+    """Take our addresses out of the status of a Service that no longer asks for them, or that must not have them any
+    more and waits for others (then `refusal` says why)."""
 
     key: str
     uid: str
     addresses: tuple[str, ...]
     resync: bool = False
+    refusal: Refusal | None = None
 
 
 class Explain(Value, frozen=True, tag=True):

@@ -13,6 +13,12 @@ OPT_IN_VALUES = ("porter", "openelb")
 MISSPELT_OPT_IN_ANNOTATION = "lb.kubesphere.io/v1apha1"
 WANTED_ADDRESS_ANNOTATIONS = ("eip.porter.kubesphere.io/v1alpha1", "eip.openelb.kubesphere.io/v1alpha1")
 WANTED_POOL_ANNOTATION = "eip.openelb.kubesphere.io/v1alpha2"
+SHARING_KEY_ANNOTATION = "porter-ha.io/sharing-key"
+SHARING_KEY_ANNOTATIONS = (  # MetalLB's, too: a Service that comes from there asks for the same
+    "metallb.universe.tf/allow-shared-ip",
+    "metallb.io/allow-shared-ip",
+    SHARING_KEY_ANNOTATION,
+)
 DEFAULT_EIP_ANNOTATION = "eip.openelb.kubesphere.io/is-default-eip"
 
 # Written by us, together with the status change that it explains.
@@ -25,6 +31,7 @@ CONDITION_ASSIGNED = "porter-ha.io/Assigned"
 
 SLICE_SERVICE_LABEL = "kubernetes.io/service-name"
 EXCLUDE_NODE_LABEL = "node.kubernetes.io/exclude-from-external-load-balancers"
+RACK_LABELS = ("porter.kubesphere.io/rack", "openelb.kubesphere.io/rack")
 DRAIN_NODE_ANNOTATION = "porter-ha.io/drain"
 DRAIN_TAINTS = ("ToBeDeletedByClusterAutoscaler",)
 
@@ -46,4 +53,5 @@ ROUTE_TABLE = 4790
 RULE_PRIORITY = 4790
 ROUTE_PROTOCOL = 79
 NFT_TABLE = "porter-ha"
+REDIRECT_TABLE = "porter-ha-bgp"
 IPVS_LINK = "kube-ipvs0"

@@ -45,6 +45,12 @@ def packed(text: str) -> bytes:
     return raw
 
 
+@lru_cache(maxsize=1 << 12)
+def prefix_around(address: str, length: int) -> str:
+    """The prefix of this length that the address lies in."""
+    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+
+
 class AddressRange(Value, frozen=True):
     """The addresses first..last, both included, of one family."""
 

@@ -56,6 +56,7 @@ class ServiceSpec(Wire, frozen=True):
     ip_families: list[str] | None = None
     ip_family_policy: str | None = None
     external_traffic_policy: str = "Cluster"
+    selector: dict[str, str] | None = None
     ports: list[ServicePort] | None = None
 
 
@@ -148,6 +149,13 @@ class Namespace(Wire, frozen=True):
     metadata: ObjectMeta
 
 
+class Secret(Wire, frozen=True):
+    """`data` is in base64."""
+
+    metadata: ObjectMeta
+    data: dict[str, str] | None = None
+
+
 # --- selectors -----------------------------------------------------------------------------------------------
 
 
@@ -165,6 +173,13 @@ class LabelSelector(Wire, frozen=True):
 # --- Eip -----------------------------------------------------------------------------------------------------
 
 
+class Advertisement(Wire, frozen=True):
+    aggregation_length: int = 0
+    communities: list[str] | None = None
+    local_pref: int | None = None
+    peers: list[str] | None = None
+
+
 class EipSpec(Wire, frozen=True):
     address: str = ""
     protocol: str = "bgp"
@@ -176,6 +191,8 @@ class EipSpec(Wire, frozen=True):
     service_selector: LabelSelector | None = None
     auto_assign: bool = True
     allocation_order: str = ""
+    sharing: str = ""
+    advertisements: list[Advertisement] | None = None
 
 
 class Eip(Wire, frozen=True):
@@ -210,6 +227,7 @@ class BgpConfSpec(Wire, frozen=True):
     use_multiple_paths: bool | None = None
     graceful_restart: GracefulRestart | None = None
     policy: str = ""
+    communities: dict[str, str] | None = None
 
 
 class BgpConf(Wire, frozen=True):
@@ -217,11 +235,17 @@ class BgpConf(Wire, frozen=True):
     spec: BgpConfSpec = BgpConfSpec()
 
 
+class SecretKey(Wire, frozen=True):
+    name: str = ""
+    key: str = "password"
+
+
 class PeerConf(Wire, frozen=True):
     neighbor_address: str = ""
     peer_as: int = 0
     local_as: int = 0
     auth_password: str = ""
+    auth_password_secret: SecretKey | None = None
     description: str = ""
     peer_group: str = ""
     peer_type: int = 0
@@ -292,6 +316,9 @@ class BgpPeerSpec(Wire, frozen=True):
     graceful_restart: GracefulRestart | None = None
     afi_safis: list[AfiSafi] | None = None
     node_selector: LabelSelector | None = None
+    using_port_forward: bool = False
+    ttl_security_hops: int = 0
+    source_addresses: list[str] | None = None
 
 
 class BgpPeerStatus(Wire, frozen=True):

@@ -4,6 +4,7 @@ All values; computed in core/, carried between processes by protocol.py.
 """
 
 from porter_ha.model.net import family_of
+from porter_ha.model.objects import LabelSelector
 from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
 
@@ -20,6 +21,23 @@ class Serving(Value, frozen=True):
 
     family: int
     nodes: tuple[str, ...] = ()
+
+
+class Sharing(Value, frozen=True):
+    """On what terms a Service shares its addresses: with those of the same `key` and other (protocol, port)s.
+
+    `backends` names the pods of a Service with externalTrafficPolicy Local, which only Services over the same pods can
+    share with: routers send an address to the nodes of one set of pods. Empty for Cluster.
+    """
+
+    key: str
+    ports: tuple[tuple[str, int], ...] = ()
+    backends: str = ""
+
+
+def namespace_of(key: str) -> str:
+    """Of a Service's namespace/name."""
+    return key.partition("/")[0]
 
 
 class Claim(Value, frozen=True):
@@ -42,11 +60,19 @@ class Claim(Value, frozen=True):
     local: bool = False
     serving: tuple[Serving, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    sharing: Sharing | None = None
     refusal: Refusal | None = None
 
     @property
     def namespace(self) -> str:
-        return self.key.partition("/")[0]
+        return namespace_of(self.key)
+
+
+class Scope(Value, frozen=True):
+    """Which nodes the peers of a group see as next hops. `peer` is the one peer of a group that some Eip names."""
+
+    nodes: LabelSelector | None = None
+    peer: str = ""
 
 
 class NodeView(Value, frozen=True):
@@ -71,16 +97,48 @@ class Path(Value, frozen=True):
     next_hop: str
 
 
+class Tags(Value, frozen=True):
+    """What routers are told about an EIP beside its next hops: communities (RFC 1997: 32 bits), large communities (RFC
+    8092), and the local preference, which only routers of our own AS see."""
+
+    communities: tuple[int, ...] = ()
+    large: tuple[tuple[int, int, int], ...] = ()
+    local_preference: int | None = None
+
+
 class PathSet(Value, frozen=True):
     """The paths that many EIPs share. Interned by the planner; `number` names it on the wire between processes."""
 
     number: int
     med: int
     paths: tuple[Path, ...]
+    tags: Tags = Tags()
+
+
+class Listening(Value, frozen=True):
+    """Where passive peers' routers find us; no port: nowhere, no address: on all of them."""
+
+    port: int = 0
+    addresses: tuple[str, ...] = ()
+
+
+class Redirect(Value, frozen=True):
+    """What `router` sends to `port` of this node (of these addresses of it, if any are given) is for `listening`."""
+
+    router: str
+    port: int
+    listening: int
+    to: tuple[str, ...] = ()
 
 
 class PeerSettings(Value, frozen=True):
-    """Everything that shapes one BGP session. A change here is a reset of this session and of no other."""
+    """Everything that shapes one BGP session. A change here is a reset of this session and of no other; of its group
+    and of `forwarded`, not even that.
+
+    `ttl` is that of our packets, `min_ttl` the least that the router's may have (RFC 5082; 0: any). `passive`: the
+    router dials us, and if `forwarded`, at port 179 although we listen elsewhere. `sources`: addresses to talk from;
+    each replica takes the one that its node has.
+    """
 
     name: str
     address: str
@@ -96,6 +154,10 @@ class PeerSettings(Value, frozen=True):
     ttl: int
     password: str
     group: str
+    min_ttl: int = 0
+    passive: bool = False
+    forwarded: bool = False
+    sources: tuple[str, ...] = ()
 
     @property
     def ibgp(self) -> bool:

@@ -65,4 +65,13 @@ class Reason(StrEnum):
         "The Lease's duration is not shorter than the session's hold time: a router could drop the routes of a dead "
         "leader before another leads. Shorten the one or lengthen the other.",
     )
+    NO_REDIRECT = (
+        "NoRedirect",
+        "The BGP port cannot be redirected on the replica's node; it needs nftables and the capability NET_ADMIN.",
+    )
+    BGP_COLLISION = (
+        "BgpCollision",
+        "The router has a session with this node already, from another BGP speaker such as Calico's: give the BgpPeer "
+        "spec.sourceAddresses, one address of our own per node.",
+    )
     NO_ADD_PATH = "NoAddPath", "The router does not take add-path; it would see one next hop per EIP only."

@@ -240,7 +240,7 @@ def recomputed(world: World) -> list[str]:
         planner = replica.reconciler.planner
         for group, scope in replica.peers.scopes.items():
             whole = compute(planner.spreads, planner.nodes, scope)
-            steps = {a: planner.paths(group, a) for a in planner.spreads if planner.paths(group, a)}
+            steps = {a: told for a in planner.spreads if (told := planner.told(group, a))}
             if whole != steps:
                 found.append(f"{name}: group {group}: incremental {steps}, recomputed {whole}")
         if manager.acting:

@@ -5,11 +5,11 @@ Workers run their real code (workers/shard, workers/speaker); only the process a
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from porter_ha.kube.client import Client
 from porter_ha.manager.host import Echoes, Listening, Serve, Streams
-from porter_ha.model.plan import PeerSettings
+from porter_ha.model.plan import PeerSettings, Redirect
 from porter_ha.protocol import Channel, FromManager, FromWorker, Hello
 from porter_ha.testing.loop import Phase, Process
 from porter_ha.testing.network import Machine, Network, pair
@@ -146,3 +146,6 @@ class SimulatedHost:
         await asyncio.sleep(0.001)
         target = self.network.machines[address]
         return self.network.open(self.machine, target) and self._healthy(address, port, path)
+
+    async def redirect(self, redirects: Collection[Redirect]) -> None:
+        """Simulated routers dial nobody."""

@@ -24,6 +24,7 @@ class Router:
         self.table: dict[str, dict[int, tuple[str, int]]] = {}
         self.log: list[tuple[str, str, int]] = []
         self.ends: list[int] = []
+        self.attributes: dict[str, str] = {}  # prefix with its length -> what was said of it, in ExaBGP's words
         self.messages = 0
         self.longest = 0
         self._negotiated = _negotiated(agreed)
@@ -53,6 +54,7 @@ class Router:
                     del self.table[prefix]
             else:
                 self.log.append(("announce", prefix, path_id))
+                self.attributes[str(nlri.cidr)] = str(update.attributes)
                 med = int(update.attributes[Attribute.CODE.MED].med)
                 self.table.setdefault(prefix, {})[path_id] = (str(nlri.nexthop), med)
 

@@ -11,9 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from porter_ha.core.admit import Speaking, admit_bgp, admit_eips
+from porter_ha.core.admit_bgp import Speaking, admit_bgp
+from porter_ha.core.admit_eip import admit_eips
 from porter_ha.core.migrate import Migration, migrate
-from porter_ha.model.objects import BgpConf, BgpPeer, Eip
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, ObjectMeta, Secret
+from porter_ha.model.plan import Tags
 
 SAMPLES = Path(__file__).parent / "migration-samples"
 ME = Speaking("node1", ("10.0.0.1",))
@@ -28,7 +30,8 @@ def admitted(made):
     found = {kind: [] for kind in KINDS}
     for document in made.documents:
         found[document["kind"]].append(msgspec.json.decode(msgspec.json.encode(document), type=KINDS[document["kind"]]))
-    return admit_eips(found["Eip"]), admit_bgp(found["BgpConf"], found["BgpPeer"], ME)
+    key = Secret(ObjectMeta(name="key"), {"password": "czNjcjN0"})
+    return admit_eips(found["Eip"]), admit_bgp(found["BgpConf"], found["BgpPeer"], ME, secrets={"key": key})
 
 
 def told(made, start):
@@ -52,6 +55,9 @@ def test_metallbs_pools():
     assert by_name["many-selectors"].disabled, "and MetalLB does not announce it"
     assert not by_name["first-ipv4"].disabled
     assert not teams.disabled
+    (route,) = teams.routes
+    assert (route.length, route.offers[0].tags) == (26, Tags((64512 << 16 | 7, 0xFFFFFF02), local_preference=100))
+    assert by_name["first-ipv4"].share_across, "MetalLB's sharing keys know no namespaces"
 
 
 def test_metallbs_peers():
@@ -61,8 +67,9 @@ def test_metallbs_peers():
     assert peers.unsupported == {}
     one, two = peers.accepted
     assert (one.local_as, one.peer_as, one.port, one.hold_time_s, one.keepalive_s) == (64512, 64513, 1790, 90, 30)
-    assert (one.password, peers.scopes[one.group].match_labels) == ("secret", {"rack": "one"})
+    assert (one.password, peers.scopes[one.group].nodes.match_labels) == ("secret", {"rack": "one"})
     assert (two.local_as, two.peer_as, two.ttl, two.group) == (64600, 64512, 255, "all")
+    assert two.sources == ("10.0.0.8",)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +77,7 @@ def test_metallbs_peers():
     [
         "IPAddressPool/many-selectors: spec.serviceAllocation.serviceSelectors",
         "IPAddressPool/many-selectors: no BGPAdvertisement selects it",
-        "BGPAdvertisement/all-east: spec.aggregationLength",
-        "BGPAdvertisement/all-east: spec.localPref",
-        "BGPAdvertisement/all-east: spec.communities",
+        "BGPAdvertisement/all-east: spec.nodeSelectors",
         "BGPPeer/tor2: spec.bfdProfile",
         "BGPPeer/tor2: spec.passwordSecret",
         "BGPPeer/tor3: spec.dynamicASN",
@@ -94,7 +99,7 @@ def test_porters_first_api():
     assert peers.conf_refusals == {}
     (peer,) = peers.accepted
     assert (peer.local_as, peer.peer_as, peer.address, peer.port) == (65000, 65001, "172.22.0.7", 1790)
-    assert told(made, "BgpPeer/bgppeer-sample: spec.usingPortForward")
+    assert (peer.passive, peer.forwarded, peers.listening.port) == (True, True, 17900)
     assert told(made, "BgpConf/bgpconf-sample: spec.routerID")
     assert told(made, "Eip/eip-l2: spec.protocol")
     (newer,) = [d for d in made.documents if d["metadata"]["name"] == "newer"]

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 import yaml
 
-from porter_ha.core.admit import Speaking, admit_bgp, admit_eips
+from porter_ha.core.admit_bgp import Speaking, admit_bgp
+from porter_ha.core.admit_eip import admit_eips
 from porter_ha.model.crds import definitions
 from porter_ha.model.objects import BgpConf, BgpConfSpec, BgpPeer, BgpPeerSpec, Eip, EipSpec
 
@@ -32,7 +33,8 @@ def test_peers(samples):
     assert full.ibgp
     assert full.families == (4,)
     assert simple.group != full.group, "a nodeSelector makes another scope"
-    assert peers.conf_unsupported == ("spec.listenPort",), "what is not acted on is said"
+    assert peers.conf_unsupported == ()
+    assert peers.listening.port == 0, "nobody is passive, so there is nothing to listen for"
 
 
 def test_eips(samples):

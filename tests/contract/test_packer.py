@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from porter_ha.bgp import packer
 from porter_ha.core.session import Negotiated
+from porter_ha.model.plan import Tags
 from tests.contract.decode import Router
 from tests.unit.builders import peer
 
@@ -92,3 +93,20 @@ def test_a_router_without_four_byte_as_numbers_is_told_as_trans():
     attributes = packer.path_attributes(peer(local_as=4200000001), session, 7)
     assert bytes.fromhex("40020402015ba0") in attributes
     assert bytes.fromhex("c011060201fa56ea01") in attributes
+
+
+@pytest.mark.parametrize(("family", "hop", "route"), [(4, "10.1.0.1", "10.0.3.0/26"), (6, "fd01::1", "fd00:3::/44")])
+def test_prefixes_and_tags_are_read_as_meant(family, hop, route):
+    session = agreed()
+    router = Router(session)
+    tags = Tags((65001 << 16 | 100, 0xFFFFFF01), ((65001, 1, 4294967295),), 333)
+    attributes = packer.path_attributes(peer(peer_as=65001), session, 7, tags)
+    nlri = packer.with_path_id([packer.prefix(route)], 9)
+    for data in packer.announcements(attributes, hop, family, nlri, session.message_size):
+        router.hear(data)
+    said = router.attributes[route]
+    for words in ("65001:100", "no-export", "65001:1:4294967295", "local-preference 333", "med 7"):
+        assert words in said, said
+    for data in packer.withdrawals(family, nlri, session.message_size):
+        router.hear(data)
+    assert router.table == {}

@@ -3,22 +3,33 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from porter_ha.core.next_hops import MAX_NEXT_HOPS, Spread, choose_nodes, path_ids
+from porter_ha.core.next_hops import MAX_NEXT_HOPS, Offer, Spread, choose_nodes, path_ids
 from porter_ha.core.planner import Planner, compute, med_of
 from porter_ha.model.objects import LabelSelector
+from porter_ha.model.plan import Scope, Tags
 from porter_ha.model.reasons import Reason
 from tests.unit.builders import view
 
 NAMES = [f"n{i}" for i in range(6)]
 EIPS = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::2"]
-SCOPES = {"all": None, "racked": LabelSelector(match_labels={"rack": "a"})}
+SCOPES = {
+    "all": Scope(),
+    "racked": Scope(LabelSelector(match_labels={"rack": "a"})),
+    "named": Scope(peer="router"),
+}
 
 nodes = st.dictionaries(
     st.sampled_from(NAMES),
     st.tuples(st.sampled_from([None, Reason.NODE_NOT_READY, Reason.NODE_EXCLUDED]), st.sampled_from(["a", "b"])),
 )
 local = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: (-1, tuple(sorted(found))))
-spreads = st.one_of(st.none(), local, st.integers(0, 127).map(lambda bucket: (bucket, ())))
+OFFERS = [
+    (Offer(),),
+    (Offer(("router",), Tags((1,))), Offer(tags=Tags((2,)))),
+    (Offer(("router",), Tags(large=((1, 2, 3),))),),
+]
+everywhere = st.integers(0, 127).map(lambda bucket: (bucket, ()))
+spreads = st.one_of(st.none(), st.tuples(st.one_of(local, everywhere), st.sampled_from(OFFERS)))
 changes = st.one_of(
     st.tuples(st.just("nodes"), nodes),
     st.tuples(st.just("spread"), st.tuples(st.sampled_from(EIPS), spreads)),
@@ -50,7 +61,7 @@ class Heard:
             self.planner.set_nodes(self.nodes)
         elif kind == "spread":
             address, spread = value
-            made = None if spread is None else Spread(6 if ":" in address else 4, *spread)
+            made = None if spread is None else Spread(6 if ":" in address else 4, *spread[0], spread[1])
             self.spreads.pop(address, None)
             if made is not None:
                 self.spreads[address] = made
@@ -78,7 +89,7 @@ class Heard:
                 if number is None:
                     table.pop(address, None)
                 else:
-                    table[address] = sets[number].paths
+                    table[address] = (sets[number].tags, sets[number].paths)
 
 
 @given(st.lists(changes, max_size=40))
@@ -138,8 +149,8 @@ def test_it_is_so_with_more_nodes_than_next_hops(sequence):
         now = None if state == "gone" else view(name, MANY.index(name) + 1, refusal=refusal)
         nodes = {**{k: v for k, v in nodes.items() if k != name}, **({name: now} if now else {})}
         planner.change_nodes({name: now})
-        whole = compute(EVERYWHERE, nodes, None)
-        assert {a: planner.paths("all", a) for a in EVERYWHERE if planner.paths("all", a)} == whole
+        whole = compute(EVERYWHERE, nodes, Scope())
+        assert {a: told for a in EVERYWHERE if (told := planner.told("all", a))} == whole
 
 
 def test_a_nodes_change_touches_only_its_own_eips(monkeypatch):
@@ -147,7 +158,7 @@ def test_a_nodes_change_touches_only_its_own_eips(monkeypatch):
     names = [f"n{i}" for i in range(300)]
     planner = Planner()
     planner.set_nodes({name: view(name, i + 1) for i, name in enumerate(names)})
-    planner.set_scopes({"all": None})
+    planner.set_scopes({"all": Scope()})
     spreads = {
         f"10.1.{i >> 8}.{i & 255}": Spread(4, -1, (names[i % 300], names[(i * 7 + 1) % 300])) for i in range(1000)
     }

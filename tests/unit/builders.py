@@ -1,6 +1,6 @@
 """Small makers of values, so that tests say only what matters to them."""
 
-from porter_ha.core.allocate import PoolSettings
+from porter_ha.core.pool import PoolSettings
 from porter_ha.model.net import parse_ranges
 from porter_ha.model.objects import Condition, Node, NodeAddress, NodeStatus, ObjectMeta
 from porter_ha.model.plan import Claim, NodeView, PeerSettings, Serving

@@ -2,11 +2,11 @@
 
 import pytest
 
-from porter_ha.core.admit import Pools
+from porter_ha.core.admit_eip import Pools
 from porter_ha.core.planner import med_of
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.model.effects import Assign, Explain, Relinquish
-from porter_ha.model.plan import Refusal, Serving
+from porter_ha.model.plan import Refusal, Scope, Serving
 from porter_ha.model.reasons import Reason
 from tests.unit.builders import claim, pool, view
 
@@ -15,7 +15,7 @@ NODES = {f"n{i}": view(f"n{i}", i) for i in (1, 2, 3)}
 
 def reconciler(leading=True, pools=None):
     made = Reconciler()
-    made.set_scopes({"all": None})
+    made.set_scopes({"all": Scope()})
     made.change_nodes(NODES)
     made.set_pools(Pools(tuple(pools or [pool()]), {}), 0.0)
     if leading:
@@ -101,7 +101,7 @@ def test_two_that_hold_one_address_are_healed_in_favour_of_the_older():
     effects = made.drain_effects()
     assert Assign("a/young", "uid-a/young", ("10.0.0.1",), "pool", resync=True) in effects
     assert [e.refusal.reason for e in effects if isinstance(e, Explain)] == [Reason.ADDRESS_CONFLICT]
-    assert made.allocator.holder("10.0.0.0") == "b/old"
+    assert made.allocator.holders("10.0.0.0") == ("b/old",)
 
 
 @pytest.mark.parametrize("how", ["deleted", "gave it up", "opted out"])
@@ -116,7 +116,7 @@ def test_a_standby_that_hears_of_the_next_holder_first_announces_it_all_the_same
         made.set_claim(recorded(first, ("10.0.0.1",)), 2.0)
     else:
         made.set_claim(claim("a/first", wants=False), 2.0)
-    assert made.allocator.holder("10.0.0.0") == "a/second"
+    assert made.allocator.holders("10.0.0.0") == ("a/second",)
     assert len(made.planner.paths("all", "10.0.0.0")) == 3
 
 
@@ -142,7 +142,7 @@ def test_a_deleted_service_is_withdrawn_and_its_address_released():
     made.planner.drain()
     made.drop_claim("default/web", 1.0)
     assert announced(made) == {"10.0.0.0": None}
-    assert made.allocator.holder("10.0.0.0") is None
+    assert made.allocator.holders("10.0.0.0") == ()
 
 
 def test_a_service_that_opts_out_is_withdrawn_then_cleared_then_released():
@@ -152,9 +152,9 @@ def test_a_service_that_opts_out_is_withdrawn_then_cleared_then_released():
     made.set_claim(claim(wants=False, held=("10.0.0.0",), recorded=True), 1.0)
     assert announced(made) == {"10.0.0.0": None}
     assert made.drain_effects() == [Relinquish("default/web", "uid-default/web", ("10.0.0.0",))]
-    assert made.allocator.holder("10.0.0.0") == "default/web", "its status still shows it"
+    assert made.allocator.holders("10.0.0.0") == ("default/web",), "its status still shows it"
     made.drop_claim("default/web", 2.0)
-    assert made.allocator.holder("10.0.0.0") is None
+    assert made.allocator.holders("10.0.0.0") == ()
 
 
 def test_an_address_that_another_controller_wrote_is_taken_and_not_announced():
@@ -186,7 +186,7 @@ def test_no_ready_endpoint_withdraws_with_a_reason_and_keeps_the_address():
     made.set_claim(claim(held=("10.0.0.0",), recorded=True, serving=(Serving(6),)), 1.0)
     assert announced(made) == {"10.0.0.0": None}
     assert made.why("default/web").reason is Reason.NO_ENDPOINTS
-    assert made.allocator.holder("10.0.0.0") == "default/web"
+    assert made.allocator.holders("10.0.0.0") == ("default/web",)
     made.set_claim(up, 2.0)
     assert made.why("default/web") is None
 

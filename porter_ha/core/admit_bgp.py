@@ -1,4 +1,4 @@
-"""Eips, BgpConf and BgpPeers: from what users wrote to settings that are known to be good, or a Refusal each.
+"""BgpConf and BgpPeers: from what users wrote to sessions that are known to be good, or a Refusal each.
 
 Invariants
   I9  one bad object is refused alone; the others are used as if it were not there.
@@ -6,102 +6,29 @@ Invariants
   A field that this version does not act on is named in a Refusal or in `unsupported`; none is silently ignored.
 """
 
+import base64
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from zlib import crc32
 
 import msgspec
 
 from porter_ha.core import selectors
-from porter_ha.core.allocate import PoolSettings
+from porter_ha.core.problem import Problem, age
 from porter_ha.model import names
-from porter_ha.model.net import V4, V6, family_of, parse_address, parse_ranges, to_text
-from porter_ha.model.objects import BgpConf, BgpPeer, Eip, GracefulRestart, LabelSelector, ObjectMeta
-from porter_ha.model.plan import PeerSettings, Refusal
+from porter_ha.model.net import V4, V6, family_of, parse_address, to_text
+from porter_ha.model.objects import BgpConf, BgpPeer, GracefulRestart, LabelSelector, PeerConf, Secret, Transport
+from porter_ha.model.plan import Listening, PeerSettings, Redirect, Refusal, Scope
 from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
 
 HOLD_TIME_S = 30
 CONNECT_RETRY_S = 5
 RESTART_TIME_S = 120
+BGP_PORT, NO_PORT = 179, -1
 MAX_RESTART_TIME_S = 4095  # 12 bits on the wire (RFC 4724)
-ORDERS = ("Ascending", "Descending")
 _FAMILY_OF_GOBGP = {0: V4, 1: V6}  # gobgp numbers address families this way in Global.families
 _FAMILY_OF_AFI = {"AFI_IP": V4, "AFI_IP6": V6}
-
-
-class Problem(Exception):
-    """What is wrong with a field: its path, and what would be right."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-
-
-def _age(meta: ObjectMeta) -> tuple[str, str]:
-    return (meta.creation_timestamp, meta.name)
-
-
-# --- Eip -----------------------------------------------------------------------------------------------------
-
-
-class Pools(Value, frozen=True):
-    """The Eips in use, and why others are not."""
-
-    accepted: tuple[PoolSettings, ...]
-    refused: dict[str, Refusal]
-
-
-def admit_eips(eips: Iterable[Eip]) -> Pools:
-    accepted: list[PoolSettings] = []
-    refused: dict[str, Refusal] = {}
-    defaults: set[int] = set()
-    for eip in sorted(eips, key=lambda e: _age(e.metadata)):
-        name = eip.metadata.name
-        try:
-            ranges = parse_ranges(eip.spec.address)
-        except ValueError as error:
-            refused[name] = Refusal(Reason.EIP_ADDRESS_INVALID, f"spec.address: {error}")
-            continue
-        if eip.spec.allocation_order not in ("", *ORDERS):
-            text = f"spec.allocationOrder: {eip.spec.allocation_order!r} is none of {', '.join(ORDERS)}"
-            refused[name] = Refusal(Reason.EIP_INVALID, text)
-            continue
-        if eip.spec.service_selector is not None and (wrong := selectors.check(eip.spec.service_selector)):
-            refused[name] = Refusal(Reason.EIP_INVALID, f"spec.serviceSelector.{wrong}")
-            continue
-        if eip.spec.protocol not in ("", "bgp"):
-            refused[name] = Refusal(
-                Reason.PROTOCOL_UNSUPPORTED, f"spec.protocol: {eip.spec.protocol!r} is not supported; use bgp"
-            )
-            continue
-        rival = next((p for p in accepted if any(r.overlaps(own) for r in p.ranges for own in ranges)), None)
-        if rival is not None:
-            refused[name] = Refusal(
-                Reason.EIP_OVERLAPS, f"spec.address: {eip.spec.address!r} overlaps the older Eip {rival.name}"
-            )
-            continue
-        family = ranges[0].family
-        is_default = eip.metadata.annotation(names.DEFAULT_EIP_ANNOTATION) == "true" and family not in defaults
-        defaults |= {family} if is_default else set()
-        accepted.append(
-            PoolSettings(
-                name=name,
-                ranges=ranges,
-                disabled=eip.spec.disable,
-                default=is_default,
-                skip_boundaries=eip.spec.using_known_ips is False,
-                priority=eip.spec.priority,
-                namespaces=tuple(eip.spec.namespaces or ()),
-                namespace_selector=tuple(sorted((eip.spec.namespace_selector or {}).items())),
-                service_selector=eip.spec.service_selector,
-                auto=eip.spec.auto_assign,
-                descending=eip.spec.allocation_order == "Descending",
-            )
-        )
-    return Pools(tuple(accepted), refused)
-
-
-# --- BgpConf and BgpPeer -------------------------------------------------------------------------------------
 
 
 class Speaking(Value, frozen=True):
@@ -114,16 +41,35 @@ class Speaking(Value, frozen=True):
 class Peers(Value, frozen=True):
     """The sessions to hold, the scope of each group, and a verdict for every object."""
 
-    accepted: tuple[PeerSettings, ...]
-    scopes: dict[str, LabelSelector | None]
-    refused: dict[str, Refusal]
-    unsupported: dict[str, tuple[str, ...]]
-    conf_refusals: dict[str, Refusal]
-    conf_unsupported: tuple[str, ...]
+    accepted: tuple[PeerSettings, ...] = ()
+    scopes: Mapping[str, Scope] = {}
+    refused: Mapping[str, Refusal] = {}
+    unsupported: Mapping[str, tuple[str, ...]] = {}
+    conf_refusals: Mapping[str, Refusal] = {}
+    conf_unsupported: tuple[str, ...] = ()
+    listening: Listening = Listening()
+
+    @property
+    def redirects(self) -> tuple[Redirect, ...]:
+        """How routers that dial BGP's own port get to where we listen."""
+        forwarded = [peer for peer in self.accepted if peer.forwarded]
+        return tuple(Redirect(peer.address, BGP_PORT, self.listening.port, peer.sources) for peer in forwarded)
 
 
-def admit_bgp(confs: Iterable[BgpConf], peers: Iterable[BgpPeer], replica: Speaking) -> Peers:
-    """BgpConf `default` and every BgpPeer, as sessions of this replica."""
+def community_aliases(confs: Iterable[BgpConf]) -> Mapping[str, str]:
+    """The names of communities that Eips may use."""
+    return next((c.spec.communities or {} for c in confs if c.metadata.name == names.BGP_CONF_NAME), {})
+
+
+def admit_bgp(
+    confs: Iterable[BgpConf],
+    peers: Iterable[BgpPeer],
+    replica: Speaking,
+    named: Container[str] = (),
+    secrets: Mapping[str, Secret] | None = None,
+) -> Peers:
+    """BgpConf `default` and every BgpPeer, as sessions of this replica. `named` are peers that an Eip names, `secrets`
+    those of our own namespace (None: unknown, and no matter here)."""
     conf_refusals: dict[str, Refusal] = {}
     conf: BgpConf | None = None
     for candidate in confs:
@@ -139,15 +85,16 @@ def admit_bgp(confs: Iterable[BgpConf], peers: Iterable[BgpPeer], replica: Speak
         except Problem as problem:
             conf_refusals[name] = Refusal(Reason.CONF_INVALID, str(problem))
     accepted: dict[str, PeerSettings] = {}
-    scopes: dict[str, LabelSelector | None] = {}
+    scopes: dict[str, Scope] = {}
     refused: dict[str, Refusal] = {}
     unsupported: dict[str, tuple[str, ...]] = {}
-    for peer in sorted(peers, key=lambda p: _age(p.metadata)):
+    for peer in sorted(peers, key=lambda p: age(p.metadata)):
         name = peer.metadata.name
         try:
             if conf is None:
                 raise Problem("BgpConf", "there is no usable BgpConf named default")
-            settings = _peer_settings(conf, peer, replica)
+            scope = _scope(peer, name if name in named else "")
+            settings = _peer_settings(conf, peer, replica, _group(scope), secrets)
         except Problem as problem:
             refused[name] = Refusal(Reason.NO_BGP_CONF if conf is None else Reason.PEER_INVALID, str(problem))
             continue
@@ -159,11 +106,19 @@ def admit_bgp(confs: Iterable[BgpConf], peers: Iterable[BgpPeer], replica: Speak
             )
             continue
         accepted[settings.address] = settings
-        scopes[settings.group] = peer.spec.node_selector
+        scopes[settings.group] = scope
         if fields := _unsupported_of_peer(peer):
             unsupported[name] = fields
-    ordered = tuple(sorted(accepted.values(), key=lambda s: s.name))
-    return Peers(ordered, scopes, refused, unsupported, conf_refusals, _unsupported_of_conf(conf) if conf else ())
+    listens = conf is not None and any(settings.passive for settings in accepted.values())
+    return Peers(
+        accepted=tuple(sorted(accepted.values(), key=lambda s: s.name)),
+        scopes=scopes,
+        refused=refused,
+        unsupported=unsupported,
+        conf_refusals=conf_refusals,
+        conf_unsupported=_unsupported_of_conf(conf) if conf else (),
+        listening=_listening(conf) if conf and listens else Listening(),
+    )
 
 
 def _check_conf(conf: BgpConf) -> None:
@@ -174,9 +129,47 @@ def _check_conf(conf: BgpConf) -> None:
         if number not in _FAMILY_OF_GOBGP:
             raise Problem(f"spec.families[{i}]", f"{number} is neither 0 (IPv4 unicast) nor 1 (IPv6 unicast)")
     _restart_time(conf.spec.graceful_restart)
+    for rack, number in sorted((conf.spec.as_per_rack or {}).items()):
+        _check_as(f"spec.asPerRack[{rack}]", number)
+    if conf.spec.listen_port != NO_PORT:
+        _port("spec.listenPort", conf.spec.listen_port)
+    _addresses("spec.listenAddresses", conf.spec.listen_addresses)
 
 
-def _peer_settings(conf: BgpConf, peer: BgpPeer, replica: Speaking) -> PeerSettings:
+def _listening(conf: BgpConf) -> Listening:
+    addresses = _addresses("spec.listenAddresses", conf.spec.listen_addresses)
+    return Listening(conf.spec.listen_port, tuple(sorted(addresses)))
+
+
+def _scope(peer: BgpPeer, name: str) -> Scope:
+    """Which nodes the peer sees: those of its nodeSelector, and of its rack where it is labelled with one."""
+    selector = peer.spec.node_selector
+    selectors.check("spec.nodeSelector", selector)
+    for label in names.RACK_LABELS:
+        if rack := peer.metadata.label(label):
+            chosen = selector or LabelSelector()
+            selector = LabelSelector({**(chosen.match_labels or {}), label: rack}, chosen.match_expressions)
+    return Scope(selector, name)
+
+
+def _group(scope: Scope) -> str:
+    """Peers that see the same share one Adj-RIB-Out; its name is the same on every replica."""
+    if scope.peer:
+        return f"peer-{scope.peer}"
+    return "all" if scope.nodes is None else f"scope-{crc32(msgspec.json.encode(scope.nodes)):08x}"
+
+
+def _rack_as(conf: BgpConf, peer: BgpPeer) -> int:
+    """Our AS number towards a router of a rack (OpenELB's asPerRack); 0 when that says nothing about it."""
+    chosen = peer.spec.node_selector
+    labels = {**((chosen.match_labels if chosen else None) or {}), **(peer.metadata.labels or {})}
+    racks = [labels[label] for label in names.RACK_LABELS if label in labels]
+    return next((found for rack in racks if (found := (conf.spec.as_per_rack or {}).get(rack))), 0)
+
+
+def _peer_settings(
+    conf: BgpConf, peer: BgpPeer, replica: Speaking, group: str, secrets: Mapping[str, Secret] | None
+) -> PeerSettings:
     spec = peer.spec
     if spec.conf is None or not spec.conf.neighbor_address:
         raise Problem("spec.conf.neighborAddress", "is missing; give the router's address")
@@ -185,24 +178,21 @@ def _peer_settings(conf: BgpConf, peer: BgpPeer, replica: Speaking) -> PeerSetti
     except ValueError as error:
         raise Problem("spec.conf.neighborAddress", str(error)) from None
     _check_as("spec.conf.peerAs", spec.conf.peer_as)
-    local_as = spec.conf.local_as or conf.spec.as_
+    local_as = spec.conf.local_as or _rack_as(conf, peer) or conf.spec.as_
     _check_as("spec.conf.localAs", local_as)
     if spec.conf.admin_down:
         raise Problem("spec.conf.adminDown", "true: the session is held down as asked")
-    if spec.transport and spec.transport.passive_mode:
-        raise Problem("spec.transport.passiveMode", "true is not supported yet; this version dials the router itself")
-    port = spec.transport.remote_port if spec.transport else 179
-    if not 1 <= port <= 65535:
-        raise Problem("spec.transport.remotePort", f"{port} is not a port; give 1-65535, 179 is BGP's")
-    if spec.node_selector is not None and (wrong := selectors.check(spec.node_selector)):
-        raise Problem("spec.nodeSelector", wrong)
+    transport = spec.transport or Transport()
+    password = _password(spec.conf, secrets)
+    _check_passive(conf, peer, transport, password)
     hold, keepalive, retry = _timers(peer)
-    # Peers that see the same nodes share one Adj-RIB-Out; the group's name is the same on every replica.
-    group = "all" if spec.node_selector is None else f"scope-{crc32(msgspec.json.encode(spec.node_selector)):08x}"
+    sources = _addresses("spec.sourceAddresses", spec.source_addresses)
+    if wrong := [source for source in sources if family_of(source) != family_of(address)]:
+        raise Problem("spec.sourceAddresses", f"{wrong[0]} is not of the family of the neighbour {address}")
     return PeerSettings(
         name=peer.metadata.name,
         address=address,
-        port=port,
+        port=_port("spec.transport.remotePort", transport.remote_port),
         peer_as=spec.conf.peer_as,
         local_as=local_as,
         router_id=conf.spec.router_id or _own_router_id(replica),
@@ -212,9 +202,66 @@ def _peer_settings(conf: BgpConf, peer: BgpPeer, replica: Speaking) -> PeerSetti
         families=_families(conf, peer),
         restart_time_s=_restart_time(spec.graceful_restart or conf.spec.graceful_restart),
         ttl=_ttl(peer, local_as),
-        password=spec.conf.auth_password,
+        password=password,
         group=group,
+        min_ttl=256 - spec.ttl_security_hops if spec.ttl_security_hops else 0,
+        passive=transport.passive_mode,
+        forwarded=spec.using_port_forward,
+        sources=sources,
     )
+
+
+def _check_passive(conf: BgpConf, peer: BgpPeer, transport: Transport, password: str) -> None:
+    """Whether the router could dial in at all."""
+    if transport.passive_mode and conf.spec.listen_port == NO_PORT:
+        raise Problem("spec.transport.passiveMode", "true needs a port to listen at; BgpConf's spec.listenPort is -1")
+    if not peer.spec.using_port_forward:
+        return
+    if not transport.passive_mode:
+        raise Problem("spec.usingPortForward", "true needs spec.transport.passiveMode: true; else we dial the router")
+    if conf.spec.listen_port == BGP_PORT:
+        text = "true needs another port to forward 179 to; set BgpConf's spec.listenPort, for example to 17900"
+        raise Problem("spec.usingPortForward", text)
+    if password:
+        text = "true excludes a password: TCP MD5 (RFC 2385) signs the port, and a forwarded one is another"
+        raise Problem("spec.usingPortForward", text)
+
+
+def _port(field: str, number: int) -> int:
+    if not 1 <= number <= 65535:
+        raise Problem(field, f"{number} is not a port; give 1-65535, {BGP_PORT} is BGP's")
+    return number
+
+
+def _addresses(field: str, given: Iterable[str] | None) -> tuple[str, ...]:
+    found = []
+    for i, text in enumerate(given or ()):
+        try:
+            found.append(to_text(*parse_address(text)))
+        except ValueError as error:
+            raise Problem(f"{field}[{i}]", str(error)) from None
+    return tuple(found)
+
+
+def _password(conf: PeerConf, secrets: Mapping[str, Secret] | None) -> str:
+    """The TCP MD5 key: by value, or out of a Secret in our own namespace."""
+    asked = conf.auth_password_secret
+    if asked is None or not asked.name or secrets is None:
+        return conf.auth_password
+    field = "spec.conf.authPasswordSecret"
+    if conf.auth_password:
+        raise Problem(field, "excludes spec.conf.authPassword; give one of them")
+    secret = secrets.get(asked.name)
+    if secret is None:
+        raise Problem(f"{field}.name", f"there is no Secret {asked.name!r} in Porter HA's own namespace; create it")
+    encoded = (secret.data or {}).get(asked.key)
+    if encoded is None:
+        known = ", ".join(sorted(secret.data or {})) or "nothing"
+        raise Problem(f"{field}.key", f"Secret {asked.name} has no {asked.key!r}; it has: {known}")
+    try:
+        return base64.b64decode(encoded, validate=True).decode()
+    except ValueError:
+        raise Problem(f"{field}.key", f"{asked.key!r} of Secret {asked.name} is no text in UTF-8") from None
 
 
 def _check_as(field: str, number: int) -> None:
@@ -257,7 +304,17 @@ def _families(conf: BgpConf, peer: BgpPeer) -> tuple[int, ...]:
 
 def _ttl(peer: BgpPeer, local_as: int) -> int:
     """The TTL of our packets: 1 to a directly connected eBGP router (RFC 4271), else as asked or the most."""
-    multihop = peer.spec.ebgp_multihop
+    hops, multihop = peer.spec.ttl_security_hops, peer.spec.ebgp_multihop
+    if not 0 <= hops <= 254:
+        raise Problem(
+            "spec.ttlSecurityHops", f"{hops} is out of range; give 1 for a router on our own link, at most 254"
+        )
+    if hops and multihop is not None and multihop.enabled:
+        raise Problem(
+            "spec.ttlSecurityHops", "excludes spec.ebgpMultihop, which sends with a low TTL; give one of them"
+        )
+    if hops:
+        return 255
     if multihop is not None and multihop.enabled:
         if not 0 <= multihop.multihop_ttl <= 255:
             raise Problem("spec.ebgpMultihop.multihopTtl", f"{multihop.multihop_ttl} is not a TTL; give 1-255")
@@ -324,7 +381,7 @@ _GR_UNSUPPORTED = [
 
 def _unsupported_of_conf(conf: BgpConf) -> tuple[str, ...]:
     spec = conf.spec
-    found = _set_fields(spec, "spec", ["as_per_rack", "listen_port", "listen_addresses", "policy"])
+    found = _set_fields(spec, "spec", ["policy"])
     found += ["spec.useMultiplePaths"] if spec.use_multiple_paths is False else []
     return tuple(found + _set_fields(spec.graceful_restart, "spec.gracefulRestart", _GR_UNSUPPORTED))
 
