@@ -26,8 +26,8 @@ class Callee(Protocol):
 
     settings: PeerSettings
 
-    def answer(self) -> asyncio.Protocol | None:
-        """What talks to the router from now on; None while no call is taken."""
+    def answer(self) -> asyncio.Protocol:
+        """What talks to the router from now on."""
 
 
 class Listener:
@@ -125,12 +125,12 @@ class Listener:
         while True:
             connection, remote = await loop.sock_accept(sock)
             peer = self._find(remote[0].partition("%")[0])
-            protocol = peer.answer() if peer is not None else None
-            if peer is None or protocol is None:
+            if peer is None:
                 connection.close()
                 continue
             try:
                 transport.dress(connection, peer.settings)
+                protocol = peer.answer()
                 await loop.connect_accepted_socket(lambda answer=protocol: answer, connection)  # type: ignore[misc]
             except OSError as error:
                 log("call lost", router=remote[0], error=str(error))

@@ -20,7 +20,7 @@ import msgspec
 from porter_ha.bgp.codec import ExaWire
 from porter_ha.bgp.listener import Listener
 from porter_ha.bgp.rib import GroupRib, SessionRib
-from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, unacknowledged
+from porter_ha.bgp.transport import CONNECT_TIMEOUT_S, Engaged, unacknowledged
 from porter_ha.core.backoff import Backoff
 from porter_ha.core.session import Close, Output, Refresh, Send, Session, Up
 from porter_ha.model.effects import Announce
@@ -33,7 +33,6 @@ _CEASE, _DECONFIGURED, _CHANGED = 6, 3, 6
 _HIGH_WATER = 1 << 18
 _SPARE_SETS = 1024
 DRAIN_LOOK_S = 0.01
-COLLISION_WAIT_S = 120.0
 
 
 def _same_speaker(old: PeerSettings, new: PeerSettings) -> bool:
@@ -45,6 +44,13 @@ def _same_speaker(old: PeerSettings, new: PeerSettings) -> bool:
 def _same_session(old: PeerSettings, new: PeerSettings) -> bool:
     """Whether a session that is up may stay so."""
     return msgspec.structs.replace(old, group=new.group, forwarded=new.forwarded) == new
+
+
+class _Superfluous(asyncio.Protocol):
+    """A connection that is not needed any more."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
 
 
 class Peer(asyncio.Protocol):
@@ -60,6 +66,7 @@ class Peer(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._writable = True
         self._closed = asyncio.Event()
+        self._missed_until = 0.0  # how long the router of a passive peer may wait for our call
         self._flushing = self._looking = False
         self._restarting = True  # RFC 4724: our first OPEN tells routers that we are a restart of ourselves
         self._since = time.time()
@@ -84,24 +91,31 @@ class Peer(asyncio.Protocol):
             self._speaker.changed()
             if self._speaker.now() - started > 2 * self.settings.connect_retry_s:
                 backoff.reset()
-            # The other speaker's session would be reset again and again, if its router were one to prefer the newest.
-            await asyncio.sleep(COLLISION_WAIT_S if self._session.collided else backoff.next())
+            await asyncio.sleep(backoff.next())
 
     async def _await_calls(self) -> None:
+        """The router calls. One that holds our routes over a restart of ours waits for us to come back, though (RFC
+        4724; measured: FRR does not call until the restart time is over), so for that long we call as well."""
+        await self._speaker.may_dial.wait()
+        self._missed_until = self._speaker.now() + self.settings.restart_time_s
         while True:
-            await self._speaker.may_dial.wait()
-            self._session.waiting()
-            self._speaker.changed()
-            await self._closed.wait()
-            self._closed.clear()
+            if self._transport is None:
+                self._session.waiting()
+                self._speaker.changed()
+            left = self._missed_until - self._speaker.now()
+            try:
+                async with asyncio.timeout(float(self.settings.connect_retry_s) if left > 0 else None):
+                    await self._closed.wait()
+                self._closed.clear()
+            except TimeoutError:
+                if self._transport is None:
+                    await self._connect()
 
-    def answer(self) -> asyncio.Protocol | None:
+    def answer(self) -> asyncio.Protocol:
         """The router of a passive peer calls. Its newest connection counts: it knows first that an old one is dead, and
         one that restarts gracefully must not wait for our hold timer (RFC 4724 section 5)."""
-        if not self._speaker.may_dial.is_set():
-            return None
         if self._transport is not None:
-            self._transport.set_protocol(asyncio.Protocol())
+            self._transport.set_protocol(_Superfluous())
             self._down("the router has called anew")
         return self
 
@@ -109,8 +123,10 @@ class Peer(asyncio.Protocol):
         self._closed.clear()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._speaker.dial(self.settings, lambda: self)
+                # A passive peer's router may have called meanwhile.
+                await self._speaker.dial(self.settings, lambda: self if self._transport is None else _Superfluous())
         except (OSError, ValueError) as error:
+            self._session.collided = isinstance(error, Engaged)
             reason = "no answer" if isinstance(error, TimeoutError) else str(error)
             self._down(f"cannot connect to {self.settings.address} port {self.settings.port}: {reason}")
             return False
@@ -219,6 +235,7 @@ class Peer(asyncio.Protocol):
         self._synced_med = 0
         if was_up:
             self._flaps += 1
+            self._missed_until = self._speaker.now() + self.settings.restart_time_s
             self._since = time.time()
         if error != self._error:
             log("session down" if was_up else "session not up", peer=self.settings.name, error=error)
@@ -296,7 +313,7 @@ class Speaker:
     """All sessions of this replica. `on_change` is called, merged per loop turn, when any report may differ."""
 
     def __init__(self, on_change: Callable[[], None], dial: Dial, now: Callable[[], float]) -> None:
-        self.listener = Listener(self._passive, self.changed)
+        self.listener, self._listening = Listener(self._passive, self.changed), Listening()
         self.wire = ExaWire()
         self.dial, self.now = dial, now
         self.may_dial = asyncio.Event()
@@ -337,7 +354,8 @@ class Speaker:
         used = {settings.group for settings in by_name.values()}
         for name in self._groups.keys() - used:
             del self._groups[name]  # should it be used again, it is told anew
-        self.listener.set(listening, {s.address: s.password for s in by_name.values() if s.passive and s.password})
+        self._listening = listening
+        self._listen()
         self.changed()
 
     def set_dial(self, dial: bool) -> None:
@@ -346,6 +364,13 @@ class Speaker:
             self.may_dial.set()
         else:
             self.may_dial.clear()
+        self._listen()
+
+    def _listen(self) -> None:
+        """While we stay away nobody is to get through: a router whose call is taken and dropped waits for longer and
+        longer before it calls again (FRR: up to a minute), one that is refused does not."""
+        keys = {p.settings.address: p.settings.password for p in self._peers.values() if p.settings.passive}
+        self.listener.set(self._listening if self.may_dial.is_set() else Listening(), keys)
 
     def set_announce(self, med: int, peers: Iterable[str] | None, new: bool) -> None:
         """Only these peers hear our paths; None: all of them. `new` may be false: of EIPs that they know from us."""

@@ -10,6 +10,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 from porter_ha.model.net import V4, family_of, packed
 from porter_ha.model.plan import PeerSettings
@@ -83,8 +84,41 @@ def prepare(settings: PeerSettings) -> socket.socket:
     return sock
 
 
+class Engaged(OSError):
+    """The router has a session with this address of ours already: another BGP speaker's, such as Calico's."""
+
+
+def _local_address(settings: PeerSettings) -> str:
+    """Where we would talk from, without talking."""
+    with socket.socket(socket.AF_INET if _is_v4(settings.address) else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        _bind(probe, settings.sources)
+        probe.connect((settings.address, settings.port))
+        return str(probe.getsockname()[0])
+
+
+def _proc_form(address: str) -> str:
+    """An address as /proc/net/tcp has it: hexadecimal, each 32-bit word in the machine's byte order (proc_net_tcp)."""
+    return "".join(f"{word:08X}" for (word,) in struct.iter_unpack("=I", packed(address)))
+
+
+def check_free(settings: PeerSettings) -> None:
+    """Whether the router would take a call of ours for one of somebody else on this node. One that agreed on graceful
+    restart with them would end their session for it (RFC 4724 section 5). Raises Engaged."""
+    local = _local_address(settings)
+    table = Path("/proc/net/tcp" if _is_v4(settings.address) else "/proc/net/tcp6")
+    ours, theirs, port = _proc_form(local), _proc_form(settings.address), f"{settings.port:04X}"
+    for line in table.read_text(encoding="ascii").splitlines()[1:]:
+        (here, here_port), (there, there_port), state = *(w.split(":") for w in line.split()[1:3]), line.split()[3]
+        if (here, there, state) == (ours, theirs, "01") and port in (here_port, there_port):
+            raise Engaged(
+                f"another BGP speaker of this node, such as Calico's, has a session with {settings.address} from "
+                f"{local}; give spec.sourceAddresses, one address of our own per node"
+            )
+
+
 async def dial(settings: PeerSettings, protocol: Callable[[], asyncio.Protocol]) -> None:
     """Connect `protocol` to the peer. Raises OSError, or ValueError for a key or address that cannot be used."""
+    check_free(settings)
     sock = prepare(settings)
     loop = asyncio.get_running_loop()
     try:

@@ -215,7 +215,7 @@ class Session:
             self._hold_at = now + self._hold_s
         if kind is Kind.NOTIFICATION:
             self.lost()
-            self.collided = body[:2] == COLLISION
+            self.collided = body[:2] == COLLISION  # the other speaker was the quicker one
             return [Close(f"the router closed the session: {self._wire.describe(body)}")]
         allowed, subcode = _EXPECTED[self.state]
         if kind not in allowed:

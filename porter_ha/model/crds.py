@@ -153,7 +153,10 @@ _PEER_SPEC = object_(
             "TCP.",
             {
                 "mtuDiscovery": flag("Not supported."),
-                "passiveMode": flag("The router dials us, every replica of us; we listen at BgpConf's listenPort."),
+                "passiveMode": flag(
+                    "The router dials us, every replica of us, at BgpConf's listenPort. While it may hold our routes "
+                    "over a restart of ours, we dial as well: it may wait for that."
+                ),
                 "remoteAddress": text("Not supported."),
                 "remotePort": number("Default 179.", "int64"),
                 "tcpMss": number("Not supported."),

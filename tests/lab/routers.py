@@ -63,6 +63,16 @@ def clean() -> None:
     shutil.rmtree(RUN, ignore_errors=True)
 
 
+def accept_any_as(any_as: bool) -> None:
+    """Whether both routers take sessions with whatever AS number their neighbours have."""
+    ours = "external" if any_as else f"as {OUR_AS}"
+    config = STATE / "bird.conf"
+    config.write_text(re.sub(r"(neighbor \S+) (external|as \d+);", rf"\1 {ours};", config.read_text()))
+    birdc("configure")
+    lines = [f"neighbor {lan(n)[0]} remote-as {'external' if any_as else OUR_AS}" for n in NODES]
+    vtysh("configure terminal", f"router bgp {ROUTER_AS}", *lines)
+
+
 def start_bird(recover: bool = False) -> None:
     """With `recover`, BIRD takes its kernel routes over from its predecessor (graceful restart)."""
     config = STATE / "bird.conf"
