@@ -25,7 +25,13 @@ check: .venv/ready ## lint, types, import contracts, unit and property tests (un
 simulation: .venv/ready ## the real manager under seeded faults, and planted bugs that must be seen
 	PYTHONHASHSEED=0 $(PY) -m pytest -q tests/simulation
 
-test: check simulation lab-parts ## everything, on real parts
+chart-parts: .venv/ready ## helm (built once, then cached) and Debian's Prometheus
+	@scripts/chart-parts.sh
+
+chart: chart-parts ## the Helm chart and its alerts: lint, rendering, rules that fire and rules that do not
+	$(PY) -m pytest -q tests/chart
+
+test: check simulation chart lab-parts ## everything, on real parts
 	$(PY) -m pytest -q tests/integration tests/e2e
 
 demo: lab-parts ## the product at work on a real API server, real routers and real traffic
@@ -46,8 +52,12 @@ bench: lab-parts ## speed and cost against the limit of this machine; writes doc
 loadtest: lab-parts ## Service churn under locust for 5 minutes, with a leader killed in the middle; writes build/loadtest.*
 	$(PY) -m loadtest.churn
 
-crds: .venv/ready ## write helm/porter-ha/crds from porter_ha/model/crds.py
+crds: .venv/ready ## write helm/porter-ha/crds and the fence's template from porter_ha/model
 	.venv/bin/porter-ha crds --output helm/porter-ha/crds
+	scripts/fence-template.sh
+
+manifest: chart-parts ## write deploy/porter-ha.yaml from the chart
+	scripts/manifest.sh
 
 reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
 	.venv/bin/porter-ha reasons > docs/reasons.md
@@ -55,4 +65,4 @@ reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check simulation test demo lab lab-down drill bench loadtest crds reasons lock
+.PHONY: help venv lab-parts check simulation chart-parts chart test demo lab lab-down drill bench loadtest crds manifest reasons lock

@@ -21,7 +21,7 @@ from porter_ha.model.names import TERM_NAME
 from tests.lab import cluster, controlplane, nodes, routers, topology
 from tests.lab.controlplane import apply, kubectl
 from tests.lab.shell import PIDS as RECORDS
-from tests.lab.shell import PREFIX, PYTHON, STATE, run, session_pids, start, stop, until
+from tests.lab.shell import PREFIX, PYTHON, STATE, session_pids, start, stop, until
 from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, batch, lan
 
 FARM, FARM_ADDRESS, FARM_NET, FARM_GATEWAY = "farm", "10.79.0.30", "10.78.0.0/16", "10.78.255.254"
@@ -65,8 +65,8 @@ def up() -> None:
     topology.create()
     _add_farm()
     controlplane.start_all(controllers=False)
-    kubectl("apply", "-f", str(cluster.MANIFESTS / "rbac.yaml"), "-f", str(cluster.CRDS))
-    kubectl("apply", "-f", "-", stdin=run(nodes.PORTER, "fence"))
+    kubectl("apply", "-f", str(cluster.MANIFESTS / "rbac.yaml"))
+    kubectl("apply", "--server-side", "-f", "-", stdin=cluster.installed_objects())
     kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
     kubectl("create", "namespace", NAMESPACE)
     apply(

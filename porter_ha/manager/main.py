@@ -79,6 +79,8 @@ def samples(replica: Replica) -> Iterator[Sample]:
     for name, pool in reconciler.allocator.pools.items():
         yield Sample("pool_addresses", pool.capacity, (name,))
         yield Sample("pool_addresses_used", len(pool.used), (name,))
+    for (kind, reason), count in refused(replica).items():
+        yield Sample("objects_refused", count, (kind, reason))
     nodes: dict[tuple[str, str], int] = {}
     for view in reconciler.planner.nodes.values():
         key = ("eligible", "") if view.refusal is None else ("excluded", str(view.refusal))
@@ -98,6 +100,17 @@ def samples(replica: Replica) -> Iterator[Sample]:
             yield Sample("worker_events_total", number, (worker.name, event))
     for watch in replica.inputs.watches:
         yield Sample("watch_failures_total", watch.failures, (watch.path,))
+
+
+def refused(replica: Replica) -> dict[tuple[str, str], int]:
+    """How many objects are refused, by kind and Reason."""
+    peers = replica.peers
+    verdicts = (("Eip", replica.pools.refused), ("BgpConf", peers.conf_refusals), ("BgpPeer", peers.refused))
+    counts: dict[tuple[str, str], int] = {}
+    for kind, refusals in verdicts:
+        for refusal in refusals.values():
+            counts[kind, str(refusal.reason)] = counts.get((kind, str(refusal.reason)), 0) + 1
+    return counts
 
 
 def service_states(replica: Replica) -> dict[tuple[str, str], int]:

@@ -30,6 +30,11 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "services": ("gauge", "Services by state: assigned, waiting or unannounced, and the Reason.", ("state", "reason")),
     "pool_addresses": ("gauge", "Addresses that the pool may hand out.", ("pool",)),
     "pool_addresses_used": ("gauge", "Addresses of the pool that are held.", ("pool",)),
+    "objects_refused": (
+        "gauge",
+        "Eips, BgpConfs, BgpPeers that are refused, and why.",
+        ("kind", "reason"),
+    ),
     "nodes_silent": ("gauge", "Nodes that this replica's probes do not hear.", ()),
     "nodes_held": ("gauge", "1 while more than half of the nodes are silent, so none is held dead.", ()),
     "nodes": ("gauge", "Nodes by whether they may be a next hop, and the Reason.", ("state", "reason")),

@@ -8,13 +8,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
+
 from tests.lab import controlplane, nodes, routers, topology
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.shell import PYTHON, STATE, daemons, inside, run, start, stop, until
 from tests.lab.topology import NODES, ROUTERS, client_source
 
 MANIFESTS = Path(__file__).parent / "manifests"
-CRDS = Path(__file__).parents[2] / "helm" / "porter-ha" / "crds"
+MANIFEST = Path(__file__).parents[2] / "deploy" / "porter-ha.yaml"
 Say = Callable[[str], None]
 
 
@@ -25,8 +27,8 @@ def up(say: Say = lambda _: None, porter: bool = True) -> None:
     topology.create()
     say("control plane: etcd, kube-apiserver, kube-controller-manager")
     controlplane.start_all()
-    kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"), "-f", str(CRDS))
-    kubectl("apply", "-f", "-", stdin=run(nodes.PORTER, "fence"))
+    kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"))
+    kubectl("apply", "--server-side", "-f", "-", stdin=installed_objects())
     say("routers: FRR and BIRD; nodes: kube-proxy (nftables, iptables, nftables)")
     routers.start_frr()
     routers.start_bird()
@@ -40,6 +42,12 @@ def up(say: Say = lambda _: None, porter: bool = True) -> None:
         kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
         kubectl("apply", "-f", str(MANIFESTS / "bgp.yaml"))
         until("a leader with sessions to both routers", lambda: sessions_up(nodes.leader()), 60)
+
+
+def installed_objects() -> str:
+    """What a user applies, but for the pods: the lab's nodes run the processes themselves."""
+    documents = [d for d in yaml.safe_load_all(MANIFEST.read_text()) if d]
+    return yaml.safe_dump_all(d for d in documents if d["kind"] not in ("Deployment", "DaemonSet"))
 
 
 def sessions_up(node: str, count: int = len(ROUTERS)) -> bool:
