@@ -31,7 +31,10 @@ chart-parts: .venv/ready ## helm (built once, then cached) and Debian's Promethe
 chart: chart-parts ## the Helm chart and its alerts: lint, rendering, rules that fire and rules that do not
 	$(PY) -m pytest -q tests/chart
 
-test: check simulation chart lab-parts ## everything, on real parts
+fuzz: .venv/ready ## ten thousand cases each of what routers and users may send
+	$(PY) -m pytest -q -n 2 tests/fuzz
+
+test: check fuzz simulation chart lab-parts ## everything, on real parts
 	$(PY) -m pytest -q tests/integration tests/e2e
 
 demo: lab-parts ## the product at work on a real API server, real routers and real traffic
@@ -52,17 +55,18 @@ bench: lab-parts ## speed and cost against the limit of this machine; writes doc
 loadtest: lab-parts ## Service churn under locust for 5 minutes, with a leader killed in the middle; writes build/loadtest.*
 	$(PY) -m loadtest.churn
 
-crds: .venv/ready ## write helm/porter-ha/crds and the fence's template from porter_ha/model
+crds: .venv/ready ## write helm/porter-ha/crds and the policies' templates from porter_ha/model
 	.venv/bin/porter-ha crds --output helm/porter-ha/crds
-	scripts/fence-template.sh
+	scripts/policy-templates.sh
 
 manifest: chart-parts ## write deploy/porter-ha.yaml from the chart
 	scripts/manifest.sh
 
-reasons: .venv/ready ## write docs/reasons.md from porter_ha/model/reasons.py
+reasons: .venv/ready ## write docs/reasons.md and docs/metrics.md from the code
 	.venv/bin/porter-ha reasons > docs/reasons.md
+	.venv/bin/porter-ha metrics > docs/metrics.md
 
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check simulation chart-parts chart test demo lab lab-down drill bench loadtest crds manifest reasons lock
+.PHONY: help venv lab-parts check fuzz simulation chart-parts chart test demo lab lab-down drill bench loadtest crds manifest reasons lock

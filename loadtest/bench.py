@@ -212,6 +212,9 @@ async def _measure(name: str, command: str, quick: bool, write: bool, only: tupl
 
     async with Client(place.access(), timeout_s=60) as client:
         bench = Bench(client, name, command, quick, done)
+        if only and (found := BUILD / "bench.json").exists():  # steps that are asked for alone complete the last run
+            known = msgspec.json.decode(found.read_bytes(), type=Results)
+            bench.results = known if known.controller == name else bench.results
         await bench.run(only)
         return bench.results
 

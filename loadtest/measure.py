@@ -165,9 +165,9 @@ async def _clear(client: Client, seen: Seen, names: list[str]) -> None:
 
 async def apiserver_cpu_ms(client: Client, changes: int, agents: int) -> float:
     """Processor time of the API server for one change of a LoadBalancer Service, while so many agents watch."""
+    clients = [client.sibling(client.host) for _ in range(agents)]  # a connection each, as agents have
     watches = [
-        Watch(client, paths.SERVICES, lambda _: None, {"fieldSelector": "spec.type=LoadBalancer"})
-        for _ in range(agents)
+        Watch(own, paths.SERVICES, lambda _: None, {"fieldSelector": "spec.type=LoadBalancer"}) for own in clients
     ]
     names = [f"watched-{i:03}" for i in range(20)]
     await in_parallel(create(client, name) for name in names)
@@ -185,5 +185,6 @@ async def apiserver_cpu_ms(client: Client, changes: int, agents: int) -> float:
         used = place.cpu_s("kube-apiserver") - before
         for task in tasks:
             task.cancel()
+    await in_parallel(own.close() for own in clients)
     await in_parallel(delete(client, name) for name in names)
     return used / changes * 1e3

@@ -6,14 +6,20 @@ import os
 import socket
 import sys
 import uuid
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 import click
 
 from porter_ha import __version__
 
+T = TypeVar("T")
 _KUBECONFIG = click.option("--kubeconfig", default="", envvar="KUBECONFIG", help="Default: the pod's service account.")
+_NAMESPACE = click.option(
+    "--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives."
+)
+_OUTPUT = click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
 _NODE = click.option("--node", required=True, envvar="NODE_NAME", help="The node this runs on.")
 _CLASSLESS = click.option(
     "--classless/--no-classless", default=False, envvar="PORTER_CLASSLESS", help="Also Services without a class."
@@ -31,7 +37,7 @@ def main() -> None:
 @_KUBECONFIG
 @_CLASSLESS
 @click.option("--node-address", "addresses", multiple=True, envvar="NODE_IPS", help="This node's addresses.")
-@click.option("--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives.")
+@_NAMESPACE
 @click.option("--shards", default=0, help="Shard processes; 0: one per core.")
 @click.option("--metrics-address", default="", help="Where /metrics, /healthz and /readyz listen; default everywhere.")
 @click.option("--metrics-port", default=7472)
@@ -129,7 +135,7 @@ def crds(output: Path | None) -> None:
 
 @main.command()
 @_KUBECONFIG
-@click.option("--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives.")
+@_NAMESPACE
 @click.option("--timeout", default=30.0, help="Seconds to wait for another leader.", show_default=True)
 def handover(kubeconfig: str, namespace: str, timeout: float) -> None:
     """Let another replica lead, without losing a packet."""
@@ -156,37 +162,127 @@ def fence(service_account: str) -> None:
     click.echo(yaml.safe_dump_all(policy(service_account), sort_keys=False, width=120), nl=False)
 
 
+def _told(found: object, output: str, text: Callable[[Any], str]) -> None:
+    """An answer, in words or as JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if output == "json" else text(found))
+
+
+def _asked(question: Coroutine[Any, Any, T]) -> T:
+    """What the API server answers. Its refusals are told in its own words."""
+    import asyncio
+
+    from porter_ha.kube.client import ApiError, Unreachable
+    from porter_ha.kube.credentials import NoCredentials
+
+    try:
+        return asyncio.run(question)
+    except (ApiError, Unreachable, NoCredentials) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+def advice() -> None:
+    """Print admission policies that warn of Eips, BgpConfs and BgpPeers that will be refused."""
+    import yaml
+
+    from porter_ha.model.advice import policies
+
+    click.echo(yaml.safe_dump_all(policies(), sort_keys=False, width=120), nl=False)
+
+
 @main.command()
 @click.argument("service", metavar="NAMESPACE/NAME")
 @_KUBECONFIG
+@_NAMESPACE
 @_CLASSLESS
-@click.option("--output", "-o", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def why(service: str, kubeconfig: str, classless: bool, output: str) -> None:
+@_OUTPUT
+def why(service: str, kubeconfig: str, namespace: str, classless: bool, output: str) -> None:
     """Explain a Service: its EIP or why it has none, its next hops and why other nodes are none, what routers hear."""
-    import asyncio
-
-    import msgspec
-
-    from porter_ha.kube.client import ApiError, Unreachable
-    from porter_ha.manager import explain
+    from porter_ha.core.why import explain
+    from porter_ha.manager.explain import cluster, why_text
 
     if service.count("/") != 1:
         raise click.BadParameter(f"{service!r} is not NAMESPACE/NAME", param_hint="NAMESPACE/NAME")
-    try:
-        found = asyncio.run(explain.why(kubeconfig, service, classless))
-    except (ApiError, Unreachable) as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if output == "json" else explain.text(found))
+    _told(explain(service, _asked(cluster(kubeconfig, namespace)), classless), output, why_text)
+
+
+@main.command()
+@_KUBECONFIG
+@_NAMESPACE
+@_CLASSLESS
+@_OUTPUT
+def status(kubeconfig: str, namespace: str, classless: bool, output: str) -> None:
+    """One screen: who leads, routers, pools, Services that wait, nodes that are no next hops."""
+    from porter_ha.core.overview import overview
+    from porter_ha.manager.explain import cluster, status_text
+
+    _told(overview(_asked(cluster(kubeconfig, namespace)), classless), output, status_text)
+
+
+@main.command()
+@_KUBECONFIG
+@_NAMESPACE
+@_OUTPUT
+def peers(kubeconfig: str, namespace: str, output: str) -> None:
+    """Every router's session with every replica."""
+    from porter_ha.core.overview import overview
+    from porter_ha.manager.explain import cluster, peers_text
+
+    found = overview(_asked(cluster(kubeconfig, namespace)), False)
+    _told(found.routers if output == "json" else found, output, peers_text)
+
+
+@main.command()
+@_KUBECONFIG
+@_NAMESPACE
+@_CLASSLESS
+@_OUTPUT
+def routes(kubeconfig: str, namespace: str, classless: bool, output: str) -> None:
+    """Every EIP, its Service and its next hops."""
+    from porter_ha.core.overview import routes as all_routes
+    from porter_ha.manager.explain import cluster, routes_text
+
+    _told(all_routes(_asked(cluster(kubeconfig, namespace)), classless), output, routes_text)
+
+
+@main.command()
+@click.argument("node")
+@_KUBECONFIG
+def drain(node: str, kubeconfig: str) -> None:
+    """Let NODE be a next hop no more: its connections end on it, new ones go elsewhere. `undrain` takes it back."""
+    from porter_ha.manager import explain
+
+    _asked(explain.drain(kubeconfig, node, True))
+
+
+@main.command()
+@click.argument("node")
+@_KUBECONFIG
+def undrain(node: str, kubeconfig: str) -> None:
+    """Let NODE be a next hop again."""
+    from porter_ha.manager import explain
+
+    _asked(explain.drain(kubeconfig, node, False))
 
 
 @main.command()
 @click.argument("files", nargs=-1, type=click.File("r", encoding="utf-8"))
-def migrate(files: tuple[TextIO, ...]) -> None:
+@click.option("--finish", is_flag=True, help="Take Porter's and OpenELB's finalizers off; they must not run any more.")
+@_KUBECONFIG
+def migrate(files: tuple[TextIO, ...], finish: bool, kubeconfig: str) -> None:
     """Print as ours the settings of MetalLB (IPAddressPool, BGPPeer, BGPAdvertisement) or Porter v1alpha1 in FILES, or
     piped in: `kubectl get ipaddresspools,bgppeers,bgpadvertisements -A -o yaml | porter-ha migrate`.
 
-    What has no equal here is told on stderr. Nothing is changed anywhere.
+    What has no equal here is told on stderr. Nothing is changed anywhere, but with --finish.
     """
+    if finish:
+        from porter_ha.manager import takeover
+
+        for line in _asked(takeover.finish(kubeconfig)):
+            click.echo(line)
+        return
     import yaml
 
     from porter_ha.core import migrate as core
@@ -213,6 +309,20 @@ def reasons() -> None:
 
 
 @main.command()
+def metrics() -> None:
+    """Print docs/metrics.md: every metric that a pod's process can give."""
+    from porter_ha.obs.metrics import TABLE
+
+    click.echo(
+        "# Metrics\n\nWhat `/metrics` of managers (port 7472) and agents (7473) gives. Written by `make reasons`."
+    )
+    click.echo("No label has a Service's name in it: their number does not grow with the cluster's.\n")
+    click.echo("| metric | type | labels | meaning |\n|---|---|---|---|")
+    for name, (kind, text, labels) in TABLE.items():
+        click.echo(f"| `porter_ha_{name}` | {kind} | {', '.join(labels)} | {text} |")
+
+
+@main.command()
 @click.option("--seed", default=0, show_default=True, help="The first seed.")
 @click.option("--seeds", default=1, show_default=True, help="How many.")
 @click.option("--trace/--no-trace", default=None, help="Print what happened; default: for a single seed.")
@@ -230,7 +340,7 @@ def simulate(seed: int, seeds: int, trace: bool | None) -> None:
 @click.argument("name")
 @click.option("--live", is_flag=True, help="On the cluster of --kubeconfig, not in the lab: planned-handover only.")
 @_KUBECONFIG
-@click.option("--namespace", default="porter-ha-system", envvar="POD_NAMESPACE", help="Where the Lease lives.")
+@_NAMESPACE
 @click.option("--target", default="", metavar="EIP:PORT", help="With --live: a TCP service to connect to meanwhile.")
 @click.option("--timeout", default=30.0, help="With --live: seconds to wait for another leader.", show_default=True)
 def drill(name: str, live: bool, kubeconfig: str, namespace: str, target: str, timeout: float) -> None:

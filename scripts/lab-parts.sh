@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/debian.sh
 . scripts/go.sh
-debian_install curl openssl iproute2 iptables nftables conntrack iputils-ping procps frr bird2 ca-certificates
+debian_install curl openssl iproute2 iptables nftables conntrack iputils-ping procps frr bird2 gobgpd ca-certificates
 
 sources=tests/lab/controlplane
 key=$(cat $sources/go.mod $sources/go.sum $sources/main.go | sha256sum | cut -c1-16)

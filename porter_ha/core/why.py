@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from porter_ha.core.admit_bgp import Speaking, admit_bgp
+from porter_ha.core.admit_bgp import Speaking, admit_bgp, community_aliases
 from porter_ha.core.admit_eip import admit_eips
 from porter_ha.core.eligibility import claim_of, opted_in
 from porter_ha.core.next_hops import LOCAL, MAX_NEXT_HOPS, Spread
@@ -18,7 +18,7 @@ from porter_ha.core.nodes import Nodes
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.model import names
 from porter_ha.model.net import V4, V6
-from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Namespace, Node, Service
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Lease, Namespace, Node, Service
 from porter_ha.model.plan import NodeView, Refusal
 from porter_ha.model.reasons import Reason
 from porter_ha.model.value import Value
@@ -34,6 +34,7 @@ class Cluster(Value, frozen=True):
     eips: tuple[Eip, ...] = ()
     confs: tuple[BgpConf, ...] = ()
     peers: tuple[BgpPeer, ...] = ()
+    leases: tuple[Lease, ...] = ()
 
 
 class Hop(Value, frozen=True):
@@ -97,13 +98,13 @@ def explain(key: str, cluster: Cluster, classless: bool) -> Explanation:
         return Explanation(key, hint="there is no such Service")
     if not opted_in(service, classless):
         return Explanation(key, hint=_hint(service), waits=_waits(service, key, cluster, classless))
-    decided, groups = _decide(cluster, classless)
+    decided, groups = decide(cluster, classless)
     held = decided.claims[key].held if key in decided.claims else ()
     return Explanation(
         service=key,
         waits=decided.waiting.get(key),
-        eips=tuple(_carried(address, key, decided, groups) for address in held),
-        routers=tuple(_routers(cluster)),
+        eips=tuple(carried(address, key, decided, groups) for address in held),
+        routers=tuple(sessions(cluster)),
     )
 
 
@@ -121,15 +122,16 @@ def _waits(service: Service, key: str, cluster: Cluster, classless: bool) -> Ref
     return claim.refusal if claim is not None else None
 
 
-def _decide(cluster: Cluster, classless: bool) -> tuple[Reconciler, Iterable[str]]:
+def decide(cluster: Cluster, classless: bool) -> tuple[Reconciler, Iterable[str]]:
     """What a leader would decide now, and the groups of routers it would tell."""
     made, slices = Reconciler(), _by_service(cluster.slices)
-    scopes = admit_bgp(cluster.confs, cluster.peers, Speaking("", ())).scopes
+    pools = admit_eips(cluster.eips, community_aliases(cluster.confs))
+    scopes = admit_bgp(cluster.confs, cluster.peers, Speaking("", ()), pools.named_peers).scopes
     made.set_scopes(scopes)
     for namespace in cluster.namespaces:
         made.set_namespace(namespace.metadata.name, namespace.metadata.labels or {}, 0.0)
     made.change_nodes(_views(cluster.nodes))
-    made.set_pools(admit_eips(cluster.eips), 0.0)
+    made.set_pools(pools, 0.0)
     for service in cluster.services:
         claim = claim_of(service, slices.get(service.metadata.key, ()), classless)
         if claim is not None:
@@ -152,12 +154,13 @@ def _views(nodes: Iterable[Node]) -> dict[str, NodeView | None]:
     return made.drain()
 
 
-def _carried(address: str, key: str, decided: Reconciler, groups: Iterable[str]) -> Carried:
+def carried(address: str, key: str, decided: Reconciler, groups: Iterable[str]) -> Carried:
     pool = decided.allocator.pool_of(address)
-    spread = decided.planner.spreads.get(address)
+    routes = decided.route_keys(address)
+    spread = next((found for route in routes if (found := decided.planner.spreads.get(route))), None)
     nodes = decided.planner.nodes
     by_hop = {view.address(family): name for name, view in nodes.items() for family in (V4, V6)}
-    paths = {path for group in groups for path in decided.planner.paths(group, address)}
+    paths = {path for group in groups for route in routes for path in decided.planner.paths(group, route)}
     hops = tuple(sorted((Hop(by_hop[p.next_hop], p.next_hop) for p in paths), key=lambda hop: hop.node))
     carrying = {hop.node for hop in hops}
     left = tuple(_left(view, spread) for name, view in sorted(nodes.items()) if name not in carrying)
@@ -177,7 +180,8 @@ def _left(view: NodeView, spread: Spread | None) -> Left:
     return Left(view.name, Reason.NO_NODES, f"Out of every BgpPeer's nodeSelector, or {MAX_NEXT_HOPS} others carry it.")
 
 
-def _routers(cluster: Cluster) -> Iterable[Heard]:
+def sessions(cluster: Cluster) -> Iterable[Heard]:
+    """Of every router with every replica, as the replicas last wrote them."""
     for peer in sorted(cluster.peers, key=lambda p: p.metadata.name):
         router = peer.spec.conf.neighbor_address if peer.spec.conf else ""
         for node, raw in sorted((peer.status.nodes_peer_status or {}).items()):

@@ -39,6 +39,7 @@ class Reporter:
         self._written: dict[tuple[str, str], bytes] = {}
         self._verdicts: dict[tuple[str, str], Refusal | None] = {}
         self._since: dict[tuple[str, str, str], tuple[str, tuple[str, str]]] = {}
+        self._up: dict[str, bool] = {}  # whose session was up when it was looked at last
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -85,6 +86,7 @@ class Reporter:
         documents: Documents = {}
         for name in replica.inputs.peers.objects:
             report = replica.leadership.bgp.sessions.get(name)
+            self._tell_session(name, report)
             documents["BgpPeer", name] = {"nodesPeerStatus": {node: _session(report) if report else None}}
         accepted = replica.peers.accepted
         if accepted:
@@ -154,8 +156,23 @@ class Reporter:
         """An event when the verdict became different."""
         before = self._verdicts.get((kind, name))
         self._verdicts[kind, name] = refusal
-        if refusal is None or refusal == before:
+        if refusal is not None and refusal != before:
+            self._post(kind, name, refusal, warning=True)
+
+    def _tell_session(self, name: str, report: SessionReport | None) -> None:
+        """An event when this replica's session came up or was lost."""
+        up, before = report is not None and report.state == "Established", self._up.get(name, False)
+        self._up[name] = up
+        if report is None or up == before:
             return
+        node = self._replica.settings.node
+        if up:
+            agreed = f"hold time {report.hold_time_s} s, add-path for {len(report.add_path)} of {len(report.families)}"
+            self._post("BgpPeer", name, Refusal(Reason.SESSION_UP, f"{node}: {agreed} families"), warning=False)
+        else:
+            self._post("BgpPeer", name, Refusal(Reason.SESSION_DOWN, f"{node}: {report.last_error}"), warning=True)
+
+    def _post(self, kind: str, name: str, news: Refusal, *, warning: bool) -> None:
         inputs = self._replica.inputs
         tables: dict[str, Mapping[str, Eip | BgpConf | BgpPeer]] = {
             "Eip": inputs.eips.objects,
@@ -164,16 +181,14 @@ class Reporter:
         }
         uid = tables[kind][name].metadata.uid
         involved = {"kind": kind, "apiVersion": f"{GROUP}/{VERSION}", "name": name, "uid": uid}
-        task = asyncio.create_task(self._event(involved, refusal))
+        task = asyncio.create_task(self._event(involved, news, warning))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _event(self, involved: Mapping[str, str], refusal: Refusal) -> None:
+    async def _event(self, involved: Mapping[str, str], news: Refusal, warning: bool) -> None:
         try:
             node = self._replica.settings.node
-            await status.post_event(
-                self._client, involved, refusal.reason, refusal.message, warning=True, reporter=node
-            )
+            await status.post_event(self._client, involved, news.reason, news.message, warning=warning, reporter=node)
         except (ApiError, Unreachable) as error:
             log("event not written", object=involved["name"], error=str(error))
 

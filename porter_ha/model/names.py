@@ -19,6 +19,8 @@ SHARING_KEY_ANNOTATIONS = (  # MetalLB's, too: a Service that comes from there a
     "metallb.io/allow-shared-ip",
     SHARING_KEY_ANNOTATION,
 )
+# Of Porter and OpenELB (anchors 1.1, 1.3): they outlive the controllers that would clear them.
+FOREIGN_FINALIZERS = ("finalizer.lb.kubesphere.io/", "finalizer.ipam.kubesphere.io/")
 DEFAULT_EIP_ANNOTATION = "eip.openelb.kubesphere.io/is-default-eip"
 
 # Written by us, together with the status change that it explains.
@@ -47,6 +49,7 @@ BGP_CONF_NAME = "default"
 OWN_GROUP, OWN_VERSION = "porter-ha.io", "v1"
 TERM_NAME = "porter-ha"
 FENCE_NAME = "porter-ha-fence"
+ADVICE_NAME = "porter-ha-advice"
 
 # The agent's own corner of the kernel (design 2.5).
 ROUTE_TABLE = 4790

@@ -53,6 +53,8 @@ class Reason(StrEnum):
     CONF_IGNORED = "ConfIgnored", "Only the BgpConf named default is used."
     PEER_INVALID = "PeerInvalid", "A field of the BgpPeer is wrong."
     PEER_DUPLICATE = "PeerDuplicate", "An older BgpPeer has the same neighbour."
+    SESSION_UP = "SessionUp", "The replica on the node that is named has a session with the router."
+    SESSION_DOWN = "SessionDown", "The replica on the node that is named lost its session with the router."
     FIELDS_UNSUPPORTED = "FieldsUnsupported", "The object asks for something that this version does not do."
     NO_BGP_CONF = "NoBgpConf", "There is no BgpConf named default yet."
     STALE_PATH_POSSIBLE = (

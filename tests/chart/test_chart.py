@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from porter_ha.model.advice import policies
 from porter_ha.model.crds import definitions
 from porter_ha.model.fence import policy
 
@@ -87,11 +88,13 @@ def test_every_argument_is_one_that_the_command_knows():
         assert context.params["classless"] is True
 
 
-def test_the_fence_is_the_one_of_the_model_in_any_namespace():
+def test_the_policies_are_those_of_the_model_in_any_namespace():
     documents = render(namespace="elsewhere")
     for wanted in policy("elsewhere:porter-ha-manager"):
         assert one(documents, wanted["kind"], wanted["metadata"]["name"]) == wanted
-    assert not [d for d in render('fence={"create": false}') if "Admission" in d["kind"]]
+    for wanted in policies():
+        assert one(documents, wanted["kind"], wanted["metadata"]["name"]) == wanted
+    assert not [d for d in render('fence={"create": false}', 'advice={"create": false}') if "Admission" in d["kind"]]
 
 
 def test_objects_of_the_release():

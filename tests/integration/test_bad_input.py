@@ -1,10 +1,13 @@
 """I9: what is wrong is refused by name, kubectl says so, and everything else goes on."""
 
+import json
+
 import pytest
 
 from tests.lab import routers
-from tests.lab.cluster import service, wait_addresses, wait_condition, wait_fib
-from tests.lab.controlplane import apply, kubectl
+from tests.lab.cluster import MANIFESTS, service, wait_addresses, wait_condition, wait_fib
+from tests.lab.controlplane import apply, get, kubectl
+from tests.lab.shell import LabError
 from tests.lab.topology import NODES
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -135,3 +138,40 @@ def test_the_misspelt_annotation_is_pointed_out():
     status, why, message = wait_condition("service", "web", "porter-ha.io/Assigned")
     assert (status, why) == ("False", "MisspeltAnnotation")
     assert "lb.kubesphere.io/v1alpha1: porter" in message
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (thing("Eip", "bad", address="10.0.0.0/24,all"), "spec.address: give addresses"),
+        (thing("Eip", "bad", address="10.203.0.0/24", protocol="vip"), "spec.protocol: only bgp"),
+        (thing("BgpConf", "bad", **{"as": 65001}), "metadata.name: the BgpConf in use"),
+        (thing("BgpPeer", "bad", conf={"neighborAddress": "r1", "peerAs": 1}), "spec.conf.neighborAddress: give"),
+        (thing("BgpPeer", "bad", conf={"neighborAddress": "10.79.0.99"}), "spec.conf.peerAs: give"),
+        (
+            thing(
+                "BgpPeer",
+                "bad",
+                conf={"neighborAddress": "10.79.0.99", "peerAs": 1},
+                timers={"config": {"holdTime": "30s"}},
+            ),
+            "spec.timers.config: times are",
+        ),
+        (
+            thing("BgpPeer", "bad", conf={"neighborAddress": "10.79.0.99", "peerAs": 1}, usingPortForward=True),
+            "spec.usingPortForward: true needs",
+        ),
+    ],
+)
+def test_kubectl_warns_at_once_and_refuses_nothing(document, says):
+    with pytest.raises(LabError, match=says.replace(".", r"\.")):
+        kubectl("apply", "--warnings-as-errors", "-f", "-", stdin=json.dumps(document))
+    kind = document["kind"].lower()
+    assert get(kind, "bad")["spec"] == document["spec"] | get(kind, "bad")["spec"], "it was taken all the same"
+    kubectl("delete", kind, "bad")
+
+
+def test_what_is_well_is_warned_of_by_nobody():
+    kubectl("apply", "--warnings-as-errors", "-f", str(MANIFESTS / "bgp.yaml"))
+    several = thing("Eip", "several", address="10.203.0.0/28, 10.203.1.1,10.203.2.1-10.203.2.9")
+    kubectl("apply", "--warnings-as-errors", "-f", "-", stdin=json.dumps(several))

@@ -150,6 +150,23 @@ def test_the_status_names_state_capabilities_and_prefixes(eip):
     assert entry["gracefulRestart"]
 
 
+def test_a_session_that_is_lost_and_comes_back_is_told_by_events(eip):
+    leader = nodes.leader()
+    before = peer_events("SessionDown"), peer_events("SessionUp")
+    routers.vtysh(f"clear bgp {nodes.lan(leader)[0]}")
+    until(
+        "both events", lambda: (peer_events("SessionDown") - before[0]) and (peer_events("SessionUp") - before[1]), 30
+    )
+    (lost,) = peer_events("SessionDown") - before[0]
+    assert f"|{leader}: the router closed the session" in lost
+    until("all sessions", lambda: len(frr_established()) == 3, 30)
+
+
+def peer_events(reason):
+    selector = f"involvedObject.kind=BgpPeer,involvedObject.name=router1-frr,reason={reason}"
+    return {e["metadata"]["name"] + "|" + e["message"] for e in get("events", "--field-selector", selector)["items"]}
+
+
 def test_a_route_refresh_is_answered_with_everything(eip):
     leader = nodes.lan(nodes.leader())[0]
     routers.vtysh(f"clear bgp ipv4 unicast {leader} in")

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from tests.lab import cluster, controlplane, nodes, routers
-from tests.lab.cluster import addresses, service, wait_addresses, wait_condition, wait_fib
+from tests.lab.cluster import addresses, service, settled, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.shell import run, until
-from tests.lab.topology import NODES, ROUTERS, lan
+from tests.lab.topology import NODES, ROUTERS, client_source, lan
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -210,6 +210,44 @@ def test_a_service_is_explained():
     assert "not via node2: NodeExcluded" in said
     assert "waits: AddressNotInPool" in why("asks")
     assert "annotate it lb.kubesphere.io/v1alpha1=porter" in why("other")
+
+
+def test_the_command_line_shows_everything_and_drains_a_node():
+    """`kubectl porter`, as users call it."""
+
+    def porter(*words: str) -> str:
+        return run(nodes.PLUGIN, *words, "--kubeconfig", str(controlplane.KUBECONFIG))
+
+    apply(service("web"), service("asks", loadBalancerIP="10.99.0.1"))
+    (eip,) = wait_addresses("web")
+    settled()
+    until("sessions in status", lambda: porter("peers").count("ESTABLISHED") == len(NODES) * len(ROUTERS))
+    said = porter("status")
+    assert f"leader    porter-ha-manager-{nodes.leader()}" in said
+    assert "router1-frr (10.79.0.1): 3 of 3 replicas have a session" in said
+    assert "default/asks waits: AddressNotInPool" in said
+    assert f"{eip}  default/web  via node1, node2, node3" in porter("routes")
+    assert json.loads(porter("status", "-o", "json"))["nodes"] == len(NODES)
+    porter("drain", "node2")
+    try:
+        wait_fib(eip, ["node1", "node3"])
+        assert "node2: NodeDraining" in porter("status")
+    finally:
+        porter("undrain", "node2")
+    wait_fib(eip, list(NODES))
+
+
+def test_source_ranges_stay_kube_proxys_to_enforce():
+    """loadBalancerSourceRanges: who is in them is served through the EIP, who is not is dropped; we change neither."""
+    allowed = f"{client_source('router1')[0]}/32"
+    apply(service("web", loadBalancerSourceRanges=[allowed]))
+    (eip,) = wait_addresses("web")
+    wait_fib(eip, list(NODES))
+    found = get("service", "web")
+    assert found["spec"]["loadBalancerSourceRanges"] == [allowed]
+    assert found["status"]["loadBalancer"]["ingress"] == [{"ip": eip, "ipMode": "VIP"}]
+    assert cluster.fetch("router1", eip, 10)["errors"] == {}
+    assert cluster.fetch("router2", eip, 2)["served"] == {}
 
 
 def test_cordoning_changes_nothing():

@@ -4,6 +4,7 @@ the chart gives its containers. There is no container engine in it, only what on
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -71,8 +72,8 @@ class Image:
         start(f"{node}-{component}", [*command, *clean, "porter-ha", *container["args"]], node, respawn=True)
 
 
-def _is(document: dict[str, dict[str, object]], workload: str) -> bool:
-    return document["kind"] in ("Deployment", "DaemonSet") and document["metadata"]["name"] == workload
+def _is(document: dict[str, Any], workload: str) -> bool:
+    return bool(document["kind"] in ("Deployment", "DaemonSet") and document["metadata"]["name"] == workload)
 
 
 def build() -> str:

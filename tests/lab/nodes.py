@@ -12,6 +12,7 @@ from tests.lab.topology import NODES, lan
 
 PROXY_MODES = {"node1": "nftables", "node2": "iptables", "node3": "nftables"}
 PORTER = str(PYTHON.parent / "porter-ha")
+PLUGIN = str(PYTHON.parent / "kubectl-porter")
 MANAGER_PORT, AGENT_PORT = 7472, 7473
 
 

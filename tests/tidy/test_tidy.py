@@ -87,6 +87,9 @@ def test_every_declared_field_of_an_object_is_read():
 def test_docs_follow_the_code():
     written = (ROOT / "docs/reasons.md").read_text()
     assert [r for r in Reason if f"| `{r}` | {r.doc} |" not in written] == [], "run `make reasons`"
+    written = (ROOT / "docs/metrics.md").read_text()
+    lines = [f"| `porter_ha_{n}` | {kind} | {', '.join(labels)} | {doc} |" for n, (kind, doc, labels) in TABLE.items()]
+    assert [line for line in lines if line not in written] == [], "run `make reasons`"
 
 
 def test_every_yes_in_the_features_names_a_test_that_exists():

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
+from porter_ha.core.overview import overview, routes
 from porter_ha.core.why import Cluster, explain
-from porter_ha.manager.explain import text
-from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Node, Service
+from porter_ha.manager.explain import peers_text, routes_text, status_text, why_text
+from porter_ha.model.objects import BgpConf, BgpPeer, Eip, EndpointSlice, Lease, Node, Service
 
 
 def made(kind, name, namespace="", labels=None, annotations=None, **rest):
@@ -73,7 +74,7 @@ def test_an_announced_eip_its_next_hops_and_who_is_none():
         "ESTABLISHED",
         3,
     )
-    said = text(found)
+    said = why_text(found)
     assert "via n2 (10.1.0.2)" in said
     assert "not via n3: NodeDraining: The node is being drained" in said
 
@@ -96,7 +97,7 @@ def test_a_service_that_waits():
     found = explain("default/web", full, False)
     assert found.waits.reason == "PoolExhausted"
     assert found.eips == ()
-    assert "waits: PoolExhausted: no free IPv4 address in pool (2 of 2)" in text(found)
+    assert "waits: PoolExhausted: no free IPv4 address in pool (2 of 2)" in why_text(found)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,33 @@ def test_no_node_may_be_a_next_hop():
     (eip,) = explain("default/web", web, False).eips
     assert (eip.next_hops, eip.refusal.reason) == ((), "NoEligibleNodes")
     assert "n3: NodeDraining" in eip.refusal.message
+
+
+# --- everything on one screen
+
+
+def test_the_whole_on_one_screen():
+    lease = made(Lease, "porter-ha-leader", spec={"holderIdentity": "m1", "leaseTransitions": 7})
+    replica = made(Lease, "porter-ha-replica-n1", labels={"porter-ha.io/replica": ""})
+    bad = made(Eip, "bad", spec={"address": "nonsense"})
+    services = (service("web", eip="10.0.0.1"), service("asks", loadBalancerIP="10.99.0.1"))
+    found = msgspec.structs.replace(
+        cluster(*services, parts=[slices("web", "n1")]), leases=(lease, replica), eips=(*BASE.eips, bad)
+    )
+    said = status_text(overview(found, classless=False))
+    assert "leader    m1, term 7; replicas on n1" in said
+    assert "router    tor (10.9.0.1): 1 of 1 replicas have a session" in said
+    assert "pool      bad (nonsense): EipAddressInvalid: spec.address: 'nonsense'" in said
+    assert "pool      pool (10.0.0.0/31): 1 of 2 held" in said
+    assert "services  1 of 2 have what they ask for" in said
+    assert "default/asks waits: AddressNotInPool" in said
+    assert "nodes     2 of 4 may be next hops" in said
+    assert "n3: NodeDraining" in said
+    assert "replica on n1: ESTABLISHED, 3 EIPs announced" in peers_text(overview(found, classless=False))
+
+
+def test_every_eip_with_its_next_hops():
+    found = cluster(service("web", eip="10.0.0.1"), service("idle", eip="10.0.0.0"), parts=[slices("web", "n1")])
+    said = routes_text(routes(found, classless=False))
+    assert "10.0.0.1  default/web  via n1, n2" in said
+    assert "10.0.0.0  default/idle  NoReadyEndpoints" in said
