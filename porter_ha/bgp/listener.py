@@ -18,6 +18,7 @@ from porter_ha.core.backoff import Backoff
 from porter_ha.model.plan import Listening, PeerSettings
 from porter_ha.obs.log import log
 
+ACCEPT_PAUSE_S = 0.1
 EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -123,7 +124,12 @@ class Listener:
     async def _accept(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, remote = await loop.sock_accept(sock)
+            try:
+                connection, remote = await loop.sock_accept(sock)
+            except OSError as error:  # the caller is gone already, or there is no file descriptor left
+                log("call not taken", error=str(error))
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
             peer = self._find(remote[0].partition("%")[0])
             if peer is None:
                 connection.close()

@@ -194,7 +194,8 @@ class Reconciler:
             result = self.allocator.assign(claim, labels, now, broken, pending)
         if isinstance(result, Refusal):
             self.waiting[claim.key] = result
-            if claim.recorded and any(self.allocator.rival(claim, address) for address in claim.held):
+            shared = [address for address in self.allocator.held(claim.key) if address in claim.held]
+            if claim.recorded and any(self.allocator.rival(claim, address) for address in shared):
                 self._evict(claim, result)
             else:
                 self._explain(claim, result)

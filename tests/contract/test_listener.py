@@ -85,7 +85,8 @@ async def listens(port):
         reader, writer = await call(port, "127.0.0.9")
     except ConnectionRefusedError:
         return False
-    assert await reader.read() == b""
+    async with asyncio.timeout(10.0):
+        assert await reader.read() == b""
     writer.close()
     return True
 
@@ -160,6 +161,20 @@ async def test_another_port_leaves_sessions_alone():
         assert (await listens(before), await listens(found.port)) == (False, True)
         assert (found.report.state, found.report.flaps) == ("Established", 0)
         router[1].close()
+
+
+@on_uvloop
+async def test_a_flood_of_calls_does_not_touch_a_session():
+    """Strangers, and the router's own address with nothing to say: dropped, or replaced; the port stays open."""
+    async with Speaking(PASSIVE) as found:
+        silent = [await call(found.port) for _ in range(20)]
+        await greet(*(router := await call(found.port)))
+        await found.established()
+        for _ in range(10):  # as many at once as the kernel queues for us
+            assert all(await asyncio.gather(*(listens(found.port) for _ in range(40))))
+        assert found.report.state == "Established"
+        for _, writer in [*silent, router]:
+            writer.close()
 
 
 @pytest.mark.parametrize(("key", "hears"), [("sesame", True), ("other", False)])

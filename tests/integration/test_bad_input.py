@@ -68,9 +68,9 @@ def test_a_protocol_that_is_not_supported():
             "spec.timers.config.holdTime: 'soon'",
         ),
         (
-            {"conf": {"neighborAddress": "10.79.0.99", "peerAs": 65010}, "transport": {"passiveMode": True}},
+            {"conf": {"neighborAddress": "10.79.0.99", "peerAs": 65010}, "usingPortForward": True},
             "PeerInvalid",
-            "spec.transport.passiveMode",
+            "spec.usingPortForward: true needs spec.transport.passiveMode",
         ),
     ],
 )
@@ -103,12 +103,12 @@ def test_a_peer_that_cannot_be_reached_says_so_and_hurts_nobody():
 
 
 def test_fields_that_this_version_does_not_act_on_are_named():
-    patch = '{"spec":{"listenPort":17900}}'
+    patch = '{"spec":{"policy":"gobgp"}}'
     kubectl("patch", "bgpconf", "default", "--type=merge", "-p", patch)
     status, _, message = wait_condition("bgpconf", "default", "FieldsSupported")
     assert status == "False"
-    assert "spec.listenPort" in message
-    kubectl("patch", "bgpconf", "default", "--type=merge", "-p", '{"spec":{"listenPort":null}}')
+    assert "spec.policy" in message
+    kubectl("patch", "bgpconf", "default", "--type=merge", "-p", '{"spec":{"policy":null}}')
 
 
 def test_a_second_bgpconf_is_ignored_and_told_so():

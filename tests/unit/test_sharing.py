@@ -143,6 +143,16 @@ def test_a_new_leader_finds_the_sharers_as_status_shows_them():
     assert set(made.allocator.holders("10.0.0.0")) == {"a/one", "a/two"}
 
 
+def test_what_is_no_address_in_a_status_hurts_nobody():
+    """Found by fuzzing: a refused Service whose status claims to hold something that cannot be shared with anybody."""
+    made = leader()
+    odd = claim("a/odd", held=("0",), recorded=True, wanted_pool="nowhere", sharing=sharing())
+    made.set_claim(odd, 0.0)
+    (effect,) = made.drain_effects()
+    assert isinstance(effect, Explain)
+    assert has(made, "a/good") == ("10.0.0.0",)
+
+
 # --- what routers are told
 
 
