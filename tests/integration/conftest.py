@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import cluster
-from tests.lab.controlplane import kubectl
+from tests.lab.controlplane import apply, kubectl
 from tests.lab.shell import LOGS
 from tests.lab.topology import NODES
 
@@ -30,6 +30,16 @@ def clean(lab: cluster.Pods) -> Iterator[cluster.Pods]:
     yield lab
     kubectl("delete", "services", "-l", "component!=apiserver", "--wait=true")
     kubectl("delete", "eip", "-l", "test", "--ignore-not-found")
+
+
+@pytest.fixture
+def eip(clean: cluster.Pods) -> str:
+    """The EIP of a Service `web`, in both routers over all nodes, with every replica and session well."""
+    apply(cluster.service("web"))
+    (address,) = cluster.wait_addresses("web")
+    cluster.settled()
+    cluster.wait_fib(address, list(NODES))
+    return address
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -149,5 +149,6 @@ def test_racks_have_their_own_as_and_their_own_next_hops():
         kubectl("label", "node", *NODES, f"{label}-")
         kubectl("label", "bgppeer", "router1-frr", "router2-bird", f"{label}-")
         routers.accept_any_as(False)
+        routers.forgive()
     settled()
     wait_fib(eip, list(NODES))

@@ -132,6 +132,7 @@ def test_openelbs_samples_change_running_state_without_a_restart(eip):
         for kind, name in kept:
             kubectl("delete", kind, name, "--ignore-not-found")
         kubectl("replace", "--force", "-f", str(MANIFESTS / "bgp.yaml"))
+        routers.forgive()
         until("all sessions again", lambda: len(bird_sessions()) == 3 and len(frr_established()) == 3, 60)
     wait_fib(eip, list(NODES))
     assert {node: nodes.pids(node) for node in NODES} == pids, "no process was restarted"

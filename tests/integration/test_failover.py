@@ -18,15 +18,6 @@ pytestmark = pytest.mark.usefixtures("clean")
 LONGER_THAN_THE_LEASE_S = 8.0
 
 
-@pytest.fixture
-def eip():
-    apply(service("web"))
-    (address,) = wait_addresses("web")
-    settled()
-    wait_fib(address, list(NODES))
-    return address
-
-
 def lease() -> dict[str, object]:
     spec: dict[str, object] = get("lease", "-n", "porter-ha-system", "porter-ha-leader")["spec"]
     return spec

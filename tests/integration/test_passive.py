@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.test_bgp import frr_established, frr_neighbors
 from tests.lab import calico, nodes, routers
-from tests.lab.cluster import service, settled, wait_addresses, wait_condition, wait_fib
+from tests.lab.cluster import settled, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.flows import RouteMonitor
 from tests.lab.shell import inside, until
@@ -15,15 +15,6 @@ from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, lan
 
 pytestmark = pytest.mark.usefixtures("clean")
 OWN = {node: f"10.79.0.12{node[-1]}" for node in NODES}
-
-
-@pytest.fixture
-def eip():
-    apply(service("web"))
-    (address,) = wait_addresses("web")
-    settled()
-    wait_fib(address, list(NODES))
-    return address
 
 
 def patch(kind, name, spec):

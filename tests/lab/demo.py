@@ -154,7 +154,7 @@ class Demo:
         return f"{eip} (Local): 3 next hops, 2 while web-node2 was not ready, 3 again"
 
     def _peer(self) -> str:
-        before = routers.bird_sessions()
+        before = until("BIRD's sessions", lambda: s if len(s := routers.bird_sessions()) == len(NODES) else {}, 30)
         patch = '{"spec":{"timers":{"config":{"holdTime":"60"}}}}'
         kubectl("patch", "bgppeer", "router1-frr", "--type=merge", "-p", patch)
         until(

@@ -76,6 +76,11 @@ def _is(document: dict[str, Any], workload: str) -> bool:
     return bool(document["kind"] in ("Deployment", "DaemonSet") and document["metadata"]["name"] == workload)
 
 
+def forget() -> None:
+    """Remove every image and container of the build; the base is made from its archive again."""
+    run(*PODMAN, "rmi", "--all", "--force")
+
+
 def build() -> str:
     """Build it; returns its tag."""
     said = subprocess.run([str(ROOT / "scripts" / "image.sh")], capture_output=True, text=True, check=False)

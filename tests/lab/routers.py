@@ -73,6 +73,12 @@ def accept_any_as(any_as: bool) -> None:
     vtysh("configure terminal", f"router bgp {ROUTER_AS}", *lines)
 
 
+def forgive() -> None:
+    """Let BIRD call and answer at once again: after errors of a session it stays away for a minute, and then longer."""
+    for i in range(len(NODES)):
+        birdc(f"restart peer{i}")
+
+
 def start_bird(recover: bool = False) -> None:
     """With `recover`, BIRD takes its kernel routes over from its predecessor (graceful restart)."""
     config = STATE / "bird.conf"

@@ -52,6 +52,8 @@ def start(
         whole = ["bash", "-c", 'while :; do "$@"; sleep 0.5; done', "respawn", *whole]
     if namespace:
         whole = ["ip", "netns", "exec", PREFIX + namespace, *whole]
+    if name in _children:  # ended by another process, as `make lab-down` in another shell does
+        _children.pop(name).wait()
     with (LOGS / f"{name}.log").open("ab") as log:
         process = _children[name] = subprocess.Popen(
             whole,
