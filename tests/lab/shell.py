@@ -53,7 +53,7 @@ def start(
     if namespace:
         whole = ["ip", "netns", "exec", PREFIX + namespace, *whole]
     if name in _children:  # ended by another process, as `make lab-down` in another shell does
-        _children.pop(name).wait()
+        _children.pop(name).wait(timeout=10)
     with (LOGS / f"{name}.log").open("ab") as log:
         process = _children[name] = subprocess.Popen(
             whole,
