@@ -118,7 +118,7 @@ def check_free(settings: PeerSettings) -> None:
 
 async def dial(settings: PeerSettings, protocol: Callable[[], asyncio.Protocol]) -> None:
     """Connect `protocol` to the peer. Raises OSError, or ValueError for a key or address that cannot be used."""
-    check_free(settings)
+    await asyncio.to_thread(check_free, settings)  # a busy node has a long table
     sock = prepare(settings)
     loop = asyncio.get_running_loop()
     try:
