@@ -104,7 +104,8 @@ def page(results: "Results") -> str:
     """docs/performance.md."""
     sections = [
         "# Performance\n",
-        "Written by `make bench` (`python -m loadtest.bench --write`): do not edit. Everything is of one run on "
+        "Written by `make bench` (`python -m loadtest.bench --write`): do not edit. Each section is of one "
+        "run, and all are, unless steps were asked for by name to complete an earlier run, on "
         f"{os.cpu_count()} cores ({platform.machine()}), which also carry etcd, kube-apiserver, BIRD and the load "
         "itself; other work may share the machine, so ratios of things measured in turns count more than times. The "
         "*bare client* only watches Services and writes the same status (`loadtest/bare.py`): what it reaches is what "

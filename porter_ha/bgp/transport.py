@@ -1,6 +1,6 @@
 """TCP for BGP: dialling and listening with the TTL (RFC 5082), source address and MD5 key (RFC 2385) of each peer.
 
-Blocking calls are only socket options; connecting is the loop's.
+In the loop only socket options block; connecting is the loop's, and the kernel's table is read beside it.
 """
 
 import array

@@ -3,8 +3,7 @@
 Like core/why.py it asks the deciding code, with the cluster as the API server has it.
 """
 
-from porter_ha.core.admit_bgp import Speaking, admit_bgp, community_aliases
-from porter_ha.core.admit_eip import Pools, admit_eips
+from porter_ha.core.admit_eip import Pools
 from porter_ha.core.reconciler import Reconciler
 from porter_ha.core.why import Carried, Cluster, Heard, carried, decide, sessions
 from porter_ha.model import names
@@ -70,11 +69,9 @@ class Routed(Value, frozen=True):
 
 def overview(cluster: Cluster, classless: bool) -> Overview:
     """Of everything."""
-    decided, _ = decide(cluster, classless)
+    decided, pools, peers = decide(cluster, classless)
     lease = next((found for found in cluster.leases if found.metadata.name == names.LEASE_NAME), None)
     replicas = [found.metadata.name for found in cluster.leases if names.REPLICA_LABEL in (found.metadata.labels or {})]
-    pools = admit_eips(cluster.eips, community_aliases(cluster.confs))
-    peers = admit_bgp(cluster.confs, cluster.peers, Speaking("", ()))
     heard = list(sessions(cluster))
     views = decided.planner.nodes.values()
     return Overview(
@@ -107,9 +104,9 @@ def _pool(eip: Eip, decided: Reconciler, pools: Pools) -> Pool:
 
 def routes(cluster: Cluster, classless: bool) -> tuple[Routed, ...]:
     """Every EIP of every Service of ours, with its next hops."""
-    decided, groups = decide(cluster, classless)
+    decided, _, peers = decide(cluster, classless)
     return tuple(
-        Routed(key, carried(address, key, decided, groups))
+        Routed(key, carried(address, key, decided, peers.scopes))
         for key, claim in sorted(decided.claims.items())
         if claim.wants
         for address in claim.held

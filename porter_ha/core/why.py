@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from porter_ha.core.admit_bgp import Speaking, admit_bgp, community_aliases
-from porter_ha.core.admit_eip import admit_eips
+from porter_ha.core.admit_bgp import Peers, Speaking, admit_bgp, community_aliases
+from porter_ha.core.admit_eip import Pools, admit_eips
 from porter_ha.core.eligibility import claim_of, opted_in
 from porter_ha.core.next_hops import LOCAL, MAX_NEXT_HOPS, Spread
 from porter_ha.core.nodes import Nodes
@@ -98,12 +98,12 @@ def explain(key: str, cluster: Cluster, classless: bool) -> Explanation:
         return Explanation(key, hint="there is no such Service")
     if not opted_in(service, classless):
         return Explanation(key, hint=_hint(service), waits=_waits(service, key, cluster, classless))
-    decided, groups = decide(cluster, classless)
+    decided, _, peers = decide(cluster, classless)
     held = decided.claims[key].held if key in decided.claims else ()
     return Explanation(
         service=key,
         waits=decided.waiting.get(key),
-        eips=tuple(carried(address, key, decided, groups) for address in held),
+        eips=tuple(carried(address, key, decided, peers.scopes) for address in held),
         routers=tuple(sessions(cluster)),
     )
 
@@ -122,12 +122,12 @@ def _waits(service: Service, key: str, cluster: Cluster, classless: bool) -> Ref
     return claim.refusal if claim is not None else None
 
 
-def decide(cluster: Cluster, classless: bool) -> tuple[Reconciler, Iterable[str]]:
-    """What a leader would decide now, and the groups of routers it would tell."""
+def decide(cluster: Cluster, classless: bool) -> tuple[Reconciler, Pools, Peers]:
+    """What a leader would decide now, and the pools and peers that it would admit for that."""
     made, slices = Reconciler(), _by_service(cluster.slices)
     pools = admit_eips(cluster.eips, community_aliases(cluster.confs))
-    scopes = admit_bgp(cluster.confs, cluster.peers, Speaking("", ()), pools.named_peers).scopes
-    made.set_scopes(scopes)
+    peers = admit_bgp(cluster.confs, cluster.peers, Speaking("", ()), pools.named_peers)
+    made.set_scopes(peers.scopes)
     for namespace in cluster.namespaces:
         made.set_namespace(namespace.metadata.name, namespace.metadata.labels or {}, 0.0)
     made.change_nodes(_views(cluster.nodes))
@@ -137,7 +137,7 @@ def decide(cluster: Cluster, classless: bool) -> tuple[Reconciler, Iterable[str]
         if claim is not None:
             made.set_claim(claim, 0.0)
     made.begin_term(0.0)
-    return made, scopes
+    return made, pools, peers
 
 
 def _by_service(slices: Iterable[EndpointSlice]) -> Mapping[str, list[EndpointSlice]]:
