@@ -92,6 +92,8 @@ class ExaWire:
             message_size=65535 if code.EXTENDED_MESSAGE in said else 4096,
             graceful=graceful is not None and settings.restart_time_s > 0,
             router_id=router_id,
+            notification_kept=bool(graceful is not None and graceful.restart_flag & _NOTIFICATION_BIT)
+            and settings.restart_time_s > 0,
         )
 
     def notification(self, code: int, subcode: int, data: bytes) -> bytes:

@@ -19,6 +19,7 @@ from porter_ha.model.value import Value
 HEADER = struct.Struct("!16sHB")
 MARKER = b"\xff" * 16
 COLLISION = bytes([6, 7])  # the Cease of RFC 4271 6.8: the router prefers another connection with this node
+HARD_RESET = (6, 9)
 OPEN_WAIT_S = 60.0  # RFC 4271 8.2.2 suggests 4 minutes; a router that takes a minute to say OPEN is not well
 
 
@@ -42,7 +43,8 @@ class State(Enum):
 
 
 class Negotiated(Value, frozen=True):
-    """What both OPENs agree on. `add_path` lists the families in which we may send several paths."""
+    """What both OPENs agree on. `add_path` lists the families in which we may send several paths; where
+    `notification_kept`, the router keeps our routes after a NOTIFICATION, too (RFC 8538)."""
 
     hold_time_s: int
     families: tuple[int, ...]
@@ -51,6 +53,7 @@ class Negotiated(Value, frozen=True):
     message_size: int
     graceful: bool
     router_id: str
+    notification_kept: bool = False
 
 
 class WireError(Exception):
@@ -195,7 +198,10 @@ class Session:
         return out
 
     def stop(self, code: int, subcode: int, why: str) -> list[Output]:
-        """End the session on purpose, with a NOTIFICATION (RFC 4486 lists Cease's subcodes)."""
+        """End the session on purpose and make the router forget our routes at once: with a NOTIFICATION (RFC 4486 lists
+        Cease's subcodes), inside a hard reset where the router would keep them after any other (RFC 8538 section 3)."""
+        if self.negotiated is not None and self.negotiated.notification_kept:
+            return self._fail(*HARD_RESET, bytes([code, subcode]), why)
         return self._fail(code, subcode, b"", why)
 
     # -- within

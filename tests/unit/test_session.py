@@ -162,3 +162,13 @@ def test_nothing_is_heard_after_the_end():
     session.received(b"\x00" * 19, 1.0)
     assert session.received(KEEPALIVE, 2.0) == []
     assert session.deadline == float("inf")
+
+
+def test_the_end_of_a_peer_makes_its_router_forget_also_one_that_keeps_routes_after_a_notification():
+    """RFC 8538: without the N bit any NOTIFICATION does it; with it, a hard reset that carries the reason."""
+    plain = established(restart_time_s=0)
+    assert notification(plain.stop(6, 3, "gone"))[0] == (6, 3)
+    outputs = established().stop(6, 3, "gone")
+    assert notification(outputs)[0] == (6, 9)
+    assert outputs[0].data[21:] == bytes([6, 3])
+    assert established().tick(1000.0)[0].data[19:21] == bytes([4, 0]), "what is not on purpose keeps the routes"
