@@ -37,7 +37,7 @@ async def main(router: str, count: int) -> None:
         password="",
         group="all",
     )
-    speaker = Speaker(lambda: None, dial, time.monotonic)
+    speaker = Speaker(lambda: None, dial, time.monotonic, lambda _: None)
     paths = PathSet(1, 1000, (Path(1, lan("node3")[0]),))
     speaker.apply([Announce("all", (paths,), {to_text(V4, first + i): 1 for i in range(count)})], True)
     speaker.set_announce(1000, [], True)

@@ -19,7 +19,13 @@ from porter_ha.protocol import Channel, FromManager, Heartbeat, Hello
 HEARTBEAT_S = 1.0
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
-Counters = dict[str, float]
+
+class Counters(dict[str, float]):
+    """What a worker counts. `look` is called before each heartbeat, for values that are only known by looking."""
+
+    look: Callable[[], None] = staticmethod(lambda: None)
+
+
 Handler = Callable[[FromManager], None]
 Start = Callable[[Channel, Hello, Counters], Awaitable[Handler]]
 
@@ -59,7 +65,7 @@ async def converse(channel: Channel, start: Start, greeted: Callable[[Hello], No
     if not isinstance(hello, Hello):
         return
     greeted(hello)
-    counters: Counters = {}
+    counters = Counters()
     handle = await start(channel, hello, counters)
     beat = asyncio.create_task(_beat(channel, counters), name="heartbeat")
     await channel.listen(handle)
@@ -68,5 +74,6 @@ async def converse(channel: Channel, start: Start, greeted: Callable[[Hello], No
 
 async def _beat(channel: Channel, counters: Counters) -> None:
     while True:
+        counters.look()
         channel.send(Heartbeat(dict(counters)))
         await asyncio.sleep(HEARTBEAT_S)

@@ -11,7 +11,9 @@ from porter_ha.core.shard import ShardState
 from porter_ha.kube.client import Client
 from porter_ha.kube.writer import Writer
 from porter_ha.model.objects import EndpointSlice, Service
+from porter_ha.model.plan import Claim
 from porter_ha.obs.log import log
+from porter_ha.obs.timings import observe
 from porter_ha.protocol import (
     Channel,
     Claims,
@@ -50,7 +52,11 @@ class Shard:
             undone=lambda key: channel.send(Undone([key])),
             finished=self._finished,
             count=self._count,
+            took=lambda seconds: observe(counters, "write_seconds", seconds),
         )
+        counters.look = self._look
+        self._now = now
+        self._asking: dict[str, float] = {}  # since when Services want an EIP that they have not
         self._filled = False
         self._finishing: asyncio.Task[None] | None = None
         self._leaving: set[str] = set()
@@ -75,7 +81,10 @@ class Shard:
                 self._writer.set_term(frame.epoch, frame.open_until)
         elif isinstance(frame, Renew):
             self._client.renew(frame.access)
+
+    def _look(self) -> None:
         self._counters["writes_waiting"] = self._writer.depth
+        self._counters["oldest_write_seconds"] = self._writer.oldest_s
 
     async def _finish(self, token: int) -> None:
         await self._writer.finish()
@@ -99,10 +108,21 @@ class Shard:
             return
         changed, gone = self._state.drain()
         self._leaving.difference_update(claim.key for claim in changed)
+        self._time(changed, gone)
         left = [key for key in gone if self._writer.forget(key)]
         self._leaving.update(set(gone).difference(left))  # a write is on its way: their addresses are not free yet
         if changed or left:
             self._channel.send(Claims(changed, left))
+
+    def _time(self, changed: list[Claim], gone: list[str]) -> None:
+        now = self._now()
+        for claim in changed:
+            if claim.wants and not claim.held:
+                self._asking.setdefault(claim.key, now)
+            elif (since := self._asking.pop(claim.key, None)) is not None and claim.held:
+                observe(self._counters, "assign_seconds", now - since)
+        for key in gone:
+            self._asking.pop(key, None)
 
     def _finished(self, key: str) -> None:
         if key in self._leaving:

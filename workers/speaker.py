@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from porter_ha.bgp.speaker import Dial, Speaker
 from porter_ha.bgp.transport import dial
+from porter_ha.obs.timings import observe
 from porter_ha.protocol import Channel, Door, FromManager, Hello, Routes, Sessions, SetPeers
 from workers.runtime import Counters, Handler, run
 
@@ -16,7 +17,7 @@ def serve(channel: Channel, counters: Counters, dialling: Dial, now: Callable[[]
     def report() -> None:
         channel.send(Sessions(speaker.reports()))
 
-    speaker = Speaker(report, dialling, now)
+    speaker = Speaker(report, dialling, now, lambda seconds: observe(counters, "announce_seconds", seconds))
 
     def handle(frame: FromManager) -> None:
         if isinstance(frame, SetPeers):

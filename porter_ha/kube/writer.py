@@ -34,7 +34,7 @@ LOOK_S = 0.1  # how often to look whether what waits for time to pass may go
 class Writer:
     """`known` gives a Service as the shard knows it, `recorded` takes one as the API server has stored it, `undone`
     is told of Services whose effect was given up because the door is closed, `finished` of those that have no write on
-    its way any more."""
+    its way any more, `took` of how long each write took."""
 
     def __init__(
         self,
@@ -48,13 +48,15 @@ class Writer:
         undone: Callable[[str], None],
         finished: Callable[[str], None],
         count: Callable[[str], None],
+        took: Callable[[float], None],
     ) -> None:
         self.pace = Pace(in_flight)
         self._client, self._reporter, self._now = client, reporter, now
         self._known, self._recorded, self._undone, self._count = known, recorded, undone, count
-        self._finished = finished
+        self._finished, self._took = finished, took
         self._epoch, self._open_until = 0, 0.0
         self._wishes: dict[str, tuple[int, ServiceEffect]] = {}
+        self._since: dict[str, float] = {}  # when each of them that is not written yet came up, the oldest first
         self._lanes: tuple[dict[str, None], dict[str, None]] = ({}, {})  # keys to write: users' changes, the rest
         self._busy: set[str] = set()
         self._backoffs: dict[str, Backoff] = {}  # of keys whose last write failed
@@ -70,12 +72,18 @@ class Writer:
         """Services that wait to be written."""
         return len(self._wishes)
 
+    @property
+    def oldest_s(self) -> float:
+        """For how long the oldest of them has waited."""
+        return self._now() - next(iter(self._since.values())) if self._since else 0.0
+
     def set_term(self, epoch: int, open_until: float) -> None:
         self._epoch, self._open_until = epoch, open_until
 
     def do(self, epoch: int, effects: list[ServiceEffect]) -> None:
         for effect in effects:
             self._wishes[effect.key] = (epoch, effect)
+            self._since.setdefault(effect.key, self._now())
             self._enqueue(effect)
         self._pump()
 
@@ -84,7 +92,7 @@ class Writer:
         self._wishes.pop(key, None)
         for lane in self._lanes:
             lane.pop(key, None)
-        self._backoffs.pop(key, None)
+        self._settled(key)
         self._resting.discard(key)
         return key not in self._busy
 
@@ -144,15 +152,15 @@ class Writer:
         try:
             if self._may(epoch):
                 await self._write(epoch, effect)
-                self._backoffs.pop(key, None)
+                self._settled(key)
             else:
-                self._backoffs.pop(key, None)
+                self._settled(key)
                 self._undone(key)
         except ApiError as error:
             if error.status == 429:
                 self.pace.refused(error.retry_after_s, self._now())
             if error.status == 404 or (error.status == 409 and self._replaced(effect)):
-                self._backoffs.pop(key, None)  # the watch will say, or has said
+                self._settled(key)  # the watch will say, or has said
             else:
                 self._count("write_errors")
                 log("write refused", service=key, error=str(error))
@@ -163,10 +171,15 @@ class Writer:
         finally:
             self._busy.discard(key)
         if key in self._wishes:
+            self._since.setdefault(key, self._now())
             self._enqueue(self._wishes[key][1])
         else:
             self._finished(key)
         self._pump()
+
+    def _settled(self, key: str) -> None:
+        self._backoffs.pop(key, None)
+        self._since.pop(key, None)
 
     def _again(self, key: str, epoch: int, effect: ServiceEffect) -> None:
         """Later, unless another wish has come."""
@@ -202,7 +215,9 @@ class Writer:
         left = min(TIMEOUT_S, self._open_until - began)
         path = paths.service(effect.key) + "/status"
         answer = await self._client.request("PATCH", path, body, content_type=STRATEGIC, timeout_s=left)
-        self.pace.answered(self._now() - began, self._now())
+        took = self._now() - began
+        self.pace.answered(took, self._now())
+        self._took(took)
         self._count("status_writes")
         self._recorded(effect.key, answer)
         if not isinstance(effect, Assign):

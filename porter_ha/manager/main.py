@@ -13,7 +13,8 @@ from porter_ha.manager.reporter import Reporter
 from porter_ha.model.reasons import Reason
 from porter_ha.obs.http import Details, serve
 from porter_ha.obs.log import bind, log
-from porter_ha.obs.metrics import Sample
+from porter_ha.obs.metrics import TABLE, Sample
+from porter_ha.obs.timings import is_timing, timings
 
 
 async def run(settings: ManagerSettings) -> None:
@@ -96,8 +97,13 @@ def samples(replica: Replica) -> Iterator[Sample]:
     for worker in replica.workers:
         yield Sample("worker_up", worker.healthy, (worker.name,))
         yield Sample("worker_restarts_total", worker.restarts, (worker.name,))
-        for event, number in worker.counters.items():
-            yield Sample("worker_events_total", number, (worker.name, event))
+        for name, buckets, total in timings(worker.counters):
+            yield Sample(name, total, (worker.name,), buckets)
+        for name, number in worker.counters.items():
+            if name in TABLE:
+                yield Sample(name, number, (worker.name,))
+            elif not is_timing(name):
+                yield Sample("worker_events_total", number, (worker.name, name))
     for watch in replica.inputs.watches:
         yield Sample("watch_failures_total", watch.failures, (watch.path,))
 

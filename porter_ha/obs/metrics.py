@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from porter_ha import __version__
+from porter_ha.obs.timings import Buckets
 
 # name -> (type, help, labels). Every name is porter_ha_<this>; units last; label values are bounded (no Service names).
 TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -44,6 +45,19 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "worker_up": ("gauge", "1 while the worker answers.", ("worker",)),
     "worker_restarts_total": ("counter", "How often the worker was started again.", ("worker",)),
     "worker_events_total": ("counter", "What the worker counted since it began.", ("worker", "event")),
+    "writes_waiting": ("gauge", "Services whose status the worker has still to write.", ("worker",)),
+    "oldest_write_seconds": ("gauge", "For how long the oldest of them has waited.", ("worker",)),
+    "assign_seconds": (
+        "histogram",
+        "From the news that a Service wants an EIP to the API server's answer that it has one.",
+        ("worker",),
+    ),
+    "write_seconds": ("histogram", "How long the API server took to answer a status write.", ("worker",)),
+    "announce_seconds": (
+        "histogram",
+        "From a change of what routers should hear until one has received it; one value per router and batch.",
+        ("worker",),
+    ),
     "watch_failures_total": ("counter", "How often a watch had to be taken up again after an error.", ("path",)),
     "agent_routes": ("gauge", "EIPs that the agent has programmed.", ()),
     "agent_served_ports": ("gauge", "(EIP, protocol, port) that the guard lets through.", ()),
@@ -54,26 +68,38 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+FAMILIES: dict[str, type[CounterMetricFamily] | type[GaugeMetricFamily] | type[HistogramMetricFamily]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
 class Sample(NamedTuple):
     """One value of a metric in TABLE, with its label values in the table's order."""
 
     name: str
     value: float
     labels: tuple[str, ...] = ()
+    buckets: Buckets = ()  # of a histogram, whose value is the sum
 
 
 class _Collector:
     def __init__(self, read: Callable[[], Iterable[Sample]]) -> None:
         self._read = read
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
-        for name, value, labels in (Sample("build_info", 1, (__version__,)), *self._read()):
+    def collect(self) -> Iterator[Family]:
+        families: dict[str, Family] = {}
+        for name, value, labels, buckets in (Sample("build_info", 1, (__version__,)), *self._read()):
             kind, text, names = TABLE[name]
             if name not in families:
-                family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
-                families[name] = family(f"porter_ha_{name}", text, labels=names)
-            families[name].add_metric(labels, value)
+                families[name] = FAMILIES[kind](f"porter_ha_{name}", text, labels=names)
+            family = families[name]
+            if isinstance(family, HistogramMetricFamily):
+                family.add_metric(labels, buckets, value)
+            else:
+                family.add_metric(labels, value)
         yield from families.values()
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 RULES = ROOT / "helm" / "porter-ha" / "rules" / "alerts.yaml"
 ALERTS = {rule["alert"]: rule for rule in yaml.safe_load(RULES.read_text())["groups"][0]["rules"]}
 R = 'instance="n1:7472"'
+TIMED = ("assign", "announce")
 WELL = {  # series -> values every 15 s, of a cluster in which nothing is wrong
     f"porter_ha_leader{{{R}}}": "1x400",
     'porter_ha_leader{instance="n2:7472"}': "0x400",
@@ -29,6 +30,12 @@ WELL = {  # series -> values every 15 s, of a cluster in which nothing is wrong
     f'porter_ha_services{{{R},state="waiting",reason="PoolExhausted"}}': "0x400",
     f'porter_ha_objects_refused{{{R},kind="Eip",reason="EipInvalid"}}': "0x400",
     f'porter_ha_worker_events_total{{{R},worker="shard-0",event="write_errors"}}': "3x400",
+    f'porter_ha_oldest_write_seconds{{{R},worker="shard-0"}}': "0x400",
+    **{
+        f'porter_ha_{n}_seconds_bucket{{{R},worker="w",le="{le}"}}': "0+5x400"
+        for n in TIMED
+        for le in ("0.1", "5", "+Inf")
+    },
     f'porter_ha_worker_restarts_total{{{R},worker="shard-0"}}': "1x400",
     f"porter_ha_nodes_held{{{R}}}": "0x400",
     f'porter_ha_nodes{{{R},state="eligible",reason=""}}': "2x400",
@@ -56,6 +63,15 @@ BROKEN = {
     "PorterHASessionFlapping": (
         {f'porter_ha_bgp_session_flaps_total{{{R},peer="rack"}}': "0+1x400"},
         {"peer": "rack", "instance": "n1:7472"},
+    ),
+    "PorterHAWritesStuck": (
+        {f'porter_ha_oldest_write_seconds{{{R},worker="shard-0"}}': "0+15x400"},
+        {"instance": "n1:7472"},
+    ),
+    "PorterHAAssignmentSlow": ({f'porter_ha_assign_seconds_bucket{{{R},worker="w",le="0.1"}}': "0+1x400"}, {}),
+    "PorterHAAnnouncementSlow": (
+        {f'porter_ha_announce_seconds_bucket{{{R},worker="w",le="0.1"}}': "0+1x400"},
+        {"instance": "n1:7472"},
     ),
     "PorterHAPoolFull": ({f'porter_ha_pool_addresses_used{{{R},pool="public"}}': "100x400"}, {"pool": "public"}),
     "PorterHAPoolFilling": (
@@ -153,7 +169,7 @@ def test_it_can_be_looked_up(name):
 
 
 def test_every_metric_in_a_rule_or_on_the_dashboard_is_one_that_we_give():
-    given = {f"porter_ha_{name}" for name in TABLE} | {f"porter_ha_{name}_total" for name in TABLE}
+    given = {f"porter_ha_{name}{part}" for name in TABLE for part in ("", "_total", "_bucket", "_sum", "_count")}
     dashboard = (ROOT / "helm" / "porter-ha" / "dashboards" / "porter-ha.json").read_text()
     used = set(re.findall(r"porter_ha_\w+", (ROOT / "helm/porter-ha/rules/alerts.yaml").read_text() + dashboard))
     assert used <= given

@@ -41,7 +41,7 @@ class Speaking:
 
     def __init__(self, *peers, may_dial=True):
         self._news = asyncio.Event()
-        self.speaker = Speaker(self._news.set, dial, time.monotonic)
+        self.speaker = Speaker(self._news.set, dial, time.monotonic, lambda _: None)
         self.speaker.set_dial(may_dial)
         self.speaker.apply([], complete=True)
         self.port, self._peers = free_port(), peers

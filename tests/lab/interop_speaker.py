@@ -14,7 +14,7 @@ from tests.lab.interop import HOPS, HOPS6, WAYS
 
 
 async def main() -> None:
-    speaker = Speaker(lambda: None, dial, time.monotonic)
+    speaker = Speaker(lambda: None, dial, time.monotonic, lambda _: None)
     sets = tuple(
         PathSet(number, 1000, tuple(Path(i + 1, hop) for i, hop in enumerate(hops)))
         for number, hops in ((1, HOPS), (2, HOPS6))

@@ -52,6 +52,8 @@ def test_every_reason_is_used_and_explained():
 def test_every_metric_of_the_table_is_given_a_value_and_no_other():
     text = "\n".join(p.read_text() for p in OURS if p.name != "metrics.py")
     given = set(re.findall(r"Sample\(\s*\"(\w+)\"", text)) | {"build_info"}
+    given |= set(re.findall(r"observe\([\w.]+, \"(\w+)\"", text))  # what workers time,
+    given |= set(re.findall(r"_counters\[\"(\w+)\"\]", text))  # and what they look up before each heartbeat
     assert given == set(TABLE)
 
 

@@ -137,7 +137,7 @@ async def _old_sets_are_swept():
     def nobody(settings, protocol):
         raise OSError("no router")
 
-    speaker = Speaker(lambda: None, nobody, lambda: 0.0)
+    speaker = Speaker(lambda: None, nobody, lambda: 0.0, lambda _: None)
     for number in range(1, 5000):
         speaker.apply([Announce("all", (PathSet(number, 100, (A,)),), {"10.0.0.1": number, "10.0.0.2": 1})], True)
     return speaker.group("all")
