@@ -195,10 +195,7 @@ async def _serve(settings: AgentSettings) -> None:
         endpoint = await serve(
             settings.metrics_address, settings.metrics_port, agent.samples, lambda: True, agent.readiness
         )
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-
+        stop = await _end()
         tasks = [asyncio.create_task(watch.run()) for watch in watches]
         tasks += [
             asyncio.create_task(agent.run(fib, watches)),
@@ -213,6 +210,14 @@ async def _serve(settings: AgentSettings) -> None:
         fib.close()
         for task in done - {stopping}:
             task.result()
+
+
+async def _end() -> asyncio.Event:
+    """Set when this process is told to end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _remove() -> None:
@@ -231,3 +236,18 @@ def main(settings: AgentSettings) -> None:
 def remove() -> None:
     """Take every route, rule and table of ours off this node."""
     uvloop.run(_remove())
+
+
+async def _retire(settings: AgentSettings) -> None:
+    stop = await _end()
+    await _remove()
+    log("everything of ours is off this node", node=settings.node)
+    where = settings.metrics_address, settings.metrics_port
+    endpoint = await serve(*where, lambda: iter(()), lambda: True, lambda: (True, {"retired": True}))
+    await stop.wait()
+    await endpoint.cleanup()
+
+
+def retire(settings: AgentSettings) -> None:
+    """`remove`, and then be a pod that is ready, until SIGTERM: how an uninstallation sees that the node is clean."""
+    uvloop.run(_retire(settings))

@@ -66,6 +66,7 @@ def claim_of(service: Service, slices: Iterable[EndpointSlice], classless: bool)
         held=held,
         recorded=recorded,
         local=service.spec.external_traffic_policy == "Local",
+        health_port=service.spec.health_check_node_port,
         serving=serving(slices),
         labels=tuple(sorted((meta.labels or {}).items())),
         sharing=_sharing(service),

@@ -11,6 +11,8 @@ from porter_ha.model.objects import Eip
 from porter_ha.model.plan import Refusal
 from porter_ha.model.value import Value
 
+ESTABLISHED = "ESTABLISHED"  # as BgpPeers' status has it
+
 
 class Router(Value, frozen=True):
     """A BgpPeer: its sessions with all replicas, or why it is refused."""
@@ -94,6 +96,16 @@ def overview(cluster: Cluster, classless: bool) -> Overview:
         nodes=len(views),
         out=tuple(Out(view.name, view.refusal) for view in sorted(views, key=lambda v: v.name) if view.refusal),
     )
+
+
+def wrongs(found: Overview) -> list[str]:
+    """What a whole installation has not: nobody leads, or a router hears nobody."""
+    deaf = [
+        f"router {router.name} ({router.address}) has no session with any replica"
+        for router in found.routers
+        if router.refusal is None and all(one.state != ESTABLISHED for one in router.sessions)
+    ]
+    return deaf if found.leader else ["nobody leads", *deaf]
 
 
 def _pool(eip: Eip, decided: Reconciler, pools: Pools) -> Pool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from porter_ha.core.admit_eip import Pools
 from porter_ha.core.allocate import Allocator
+from porter_ha.core.contest import LOSSES, Contests, lost, wishes
 from porter_ha.core.next_hops import HOST_ROUTE, Route, Spread, merged, path_ids, paths_of, spread_of, why_none
 from porter_ha.core.planner import Planner, eligible_nodes
 from porter_ha.model.effects import Assign, Explain, Relinquish, ServiceEffect
@@ -36,6 +37,7 @@ class Reconciler:
         self._pending: dict[str, tuple[str, ...]] = {}  # all that was told since status last showed what it should
         self._relinquished: set[str] = set()  # told to give up what status still shows
         self._conflicts: dict[str, Refusal] = {}
+        self._contests = Contests()
         self._announced: dict[str, tuple[str, ...]] = {}
         self._announcers: dict[str, dict[str, Spread]] = {}  # of a route: the Services, and how each would spread it
 
@@ -72,6 +74,7 @@ class Reconciler:
         self._assigned.clear()
         self._pending.clear()
         self._relinquished.clear()
+        self._contests = Contests()
 
     def _seniority(self, key: str) -> tuple[str, str]:
         return (self.claims[key].created, key)
@@ -144,6 +147,10 @@ class Reconciler:
         if old is not None and old.uid != claim.uid:
             self.drop_claim(claim.key, now)
         self.claims[claim.key] = claim
+        if self.leading and lost(old, claim) and claim.key not in self._relinquished:
+            self._contests.note(claim.key, now)
+        elif old is not None and wishes(old) != wishes(claim):
+            self._contests.forget(claim.key)
         self._decide(claim, now)
         if old is not None and old.sharing != claim.sharing:
             self._retry(now)  # there may be room beside it now
@@ -161,8 +168,15 @@ class Reconciler:
         self._pending.pop(key, None)
         self._relinquished.discard(key)
         self._conflicts.pop(key, None)
+        self._contests.forget(key)
         if self._release(key, now):
             self._retry(now)
+
+    def review(self, now: float) -> bool:
+        """Time has passed: what was left alone to end a fight over a Service is tried again. Whether there was any."""
+        over = [key for key in self._contests.over(now) if key in self.claims] if self.leading else []
+        self._decide_again(over, now)
+        return bool(over)
 
     # -- decisions
 
@@ -188,6 +202,13 @@ class Reconciler:
         pending = self._pending.get(claim.key, ())
         if self._satisfied(claim):  # most news of a Service that has its EIP: there is nothing to choose
             result: tuple[str, ...] | Refusal = claim.held
+        elif self._contests.contested(claim.key, now):
+            shown = ", ".join(claim.held) or "nothing"
+            contest = f"somebody else has put {shown} in the place of our address {LOSSES} times in a minute"
+            self.waiting[claim.key] = Refusal(Reason.CONTESTED, contest)
+            self._explain(claim, self.waiting[claim.key])
+            self._assigned.pop(claim.key, None)
+            return
         else:
             labels = self._namespaces.get(claim.namespace, {})
             broken = {name: refusal.message for name, refusal in self._pools.refused.items()}

@@ -33,11 +33,12 @@ class Announced(Value, frozen=True):
 
 class Seen(NamedTuple):
     """A Lease as read: what core/lease.py decides by, what has been announced to routers, and whether somebody asks
-    the holder to hand over."""
+    the holder to hand over, or every replica to withdraw."""
 
     record: Record
     announced: Announced
     hand_over: bool
+    withdraw: bool
 
 
 def seen(raw: bytes) -> Seen:
@@ -51,9 +52,12 @@ def seen(raw: bytes) -> Seen:
         duration_s=float(spec.lease_duration_seconds or 1),
     )
     epoch, _, node = lease.metadata.annotation(names.ANNOUNCED_ANNOTATION).partition(" ")
-    asked = lease.metadata.annotation(names.HANDOVER_ANNOTATION)
+    hand_over, withdraw = (
+        lease.metadata.annotation(key) == str(record.epoch)
+        for key in (names.HANDOVER_ANNOTATION, names.WITHDRAW_ANNOTATION)
+    )
     announced = Announced(int(epoch), node) if epoch.isascii() and epoch.isdigit() else Announced()
-    return Seen(record, announced, asked == str(record.epoch))
+    return Seen(record, announced, hand_over, withdraw)
 
 
 class LeaseStore:
@@ -133,8 +137,14 @@ class LeaseStore:
 
     async def ask_to_hand_over(self, epoch: int) -> None:
         """Ask the leader of this term to let another replica lead."""
-        asked = {names.HANDOVER_ANNOTATION: str(epoch)}
-        await self._request("PATCH", self._path, {"metadata": {"annotations": asked}}, MERGE)
+        await self._ask(names.HANDOVER_ANNOTATION, epoch)
+
+    async def ask_to_withdraw(self, epoch: int) -> None:
+        """Ask every replica to end its sessions for good, as before an uninstallation; later terms do not know."""
+        await self._ask(names.WITHDRAW_ANNOTATION, epoch)
+
+    async def _ask(self, annotation: str, epoch: int) -> None:
+        await self._request("PATCH", self._path, {"metadata": {"annotations": {annotation: str(epoch)}}}, MERGE)
 
     async def _request(
         self,

@@ -31,3 +31,12 @@ def leases(namespace: str) -> str:
 
 def secrets(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}/secrets"
+
+
+def pods(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def workloads(namespace: str, kind: str) -> str:
+    """`kind` is deployments or daemonsets."""
+    return f"/apis/apps/v1/namespaces/{namespace}/{kind}"

@@ -17,7 +17,8 @@ YIELD_S = 10.0
 
 class Elector:
     """`floor` gives the epoch that a new Lease must exceed when the old one is lost. `on_change` is called after every
-    step that may have changed who acts, until when, or what is announced.
+    step that may have changed who acts, until when, or what is announced; `on_withdraw` when this replica is to end its
+    sessions for good.
 
     Takes part only once `may_run` is set: a replica that is not warm could only hold everybody up.
     """
@@ -30,18 +31,19 @@ class Elector:
         now: Callable[[], float],
         floor: Callable[[], Awaitable[int]],
         on_change: Callable[[], None],
+        on_withdraw: Callable[[], None],
     ) -> None:
         self.election = Election(settings)
         self.announced = Announced()
         self.announced_at = 0.0
         self.to_announce = Announced()
         self.may_run = asyncio.Event()
-        self.unreachable = False
+        self.unreachable = self.withdrawn = False
         self._store = LeaseStore(client, namespace, settings)
         self._watch = Watch(
             client, paths.leases(namespace), self._watched, {"fieldSelector": f"metadata.name={names.LEASE_NAME}"}
         )
-        self._now, self._floor, self._on_change = now, floor, on_change
+        self._now, self._floor, self._on_change, self._on_withdraw = now, floor, on_change, on_withdraw
         self._wake = asyncio.Event()
         self._reread = False
         self._yielding: asyncio.Task[None] | None = None
@@ -100,6 +102,10 @@ class Elector:
         if asked and self.leading:
             log("asked to hand over", epoch=self.election.epoch)
             self.hand_over()
+        if found.withdraw and not self.withdrawn:
+            log("asked to withdraw everything", epoch=found.record.epoch)
+            self.withdrawn = True
+            self._on_withdraw()
 
     def hand_over(self) -> None:
         """Give the Lease up, so that another replica leads."""

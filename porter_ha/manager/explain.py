@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from porter_ha.core.overview import Overview, Routed, Router
+from porter_ha.core.overview import ESTABLISHED, Overview, Routed, Router
 from porter_ha.core.why import Cluster, Explanation, Heard
 from porter_ha.kube import credentials, paths
 from porter_ha.kube.client import MERGE, Client
@@ -106,7 +106,7 @@ def routes_text(found: Iterable[Routed]) -> str:
 def _router(router: Router) -> list[str]:
     if router.refusal is not None:
         return [f"{router.name} ({router.address}): {_refusal(router.refusal)}"]
-    up = sum(one.state == "ESTABLISHED" for one in router.sessions)
+    up = sum(one.state == ESTABLISHED for one in router.sessions)
     first = f"{router.name} ({router.address}): {up} of {len(router.sessions)} replicas have a session"
     return [first, *(f"  {_session(one)}" for one in router.sessions)]
 

@@ -58,6 +58,7 @@ class Leadership:
         silent: Callable[[], frozenset[str]],
         out: Callable[[], frozenset[str]],
         on_news: Callable[[], None],
+        on_withdraw: Callable[[], None],
     ) -> None:
         lease = LeaseSettings(
             settings.identity, settings.lease_duration_s, settings.lease_renew_s, settings.lease_timeout_s
@@ -72,7 +73,9 @@ class Leadership:
         self._silent, self._out, self._peers = silent, out, peers
         self._terms = TermStore(client)
         self._terms_watch = Watch(client, paths.TERMS, self._terms_changed)
-        self.elector = Elector(client, settings.namespace, lease, host.now, self._terms.read, self._changed)
+        self.elector = Elector(
+            client, settings.namespace, lease, host.now, self._terms.read, self._changed, on_withdraw
+        )
         address = next(iter(settings.addresses), "")
         self.link = Link(host, client, settings.namespace, address, settings.link_port, self.beat, self._heard)
         self.bgp = BgpDoor(settings, host.now, reconciler.planner, speaker, self.elector, peers)
@@ -132,7 +135,7 @@ class Leadership:
         over, then withdraw. Without a successor in FAREWELL_S routes are left to graceful restart."""
         self._shut_api_door()
         await self.elector.resign()
-        if self.bgp.epoch and self.link.living():
+        if self.bgp.epoch and self.link.living() and not self.elector.withdrawn:
             try:
                 async with asyncio.timeout(FAREWELL_S):
                     await self.bgp.silenced.wait()

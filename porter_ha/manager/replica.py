@@ -15,18 +15,19 @@ from porter_ha.core.shard import shard_of
 from porter_ha.kube.client import IN_FLIGHT, Client
 from porter_ha.manager.host import Host
 from porter_ha.manager.inputs import Inputs
+from porter_ha.manager.joining import Joining
 from porter_ha.manager.leadership import Leadership
 from porter_ha.manager.probes import Prober
+from porter_ha.manager.questions import Questions
 from porter_ha.manager.rejoin import Rejoin
 from porter_ha.manager.supervisor import Worker
 from porter_ha.model.access import Access
-from porter_ha.model.plan import Redirect
+from porter_ha.model.plan import Claim, Redirect
 from porter_ha.obs.log import log
 from porter_ha.protocol import (
     Claims,
     Do,
     Filled,
-    Finish,
     FromWorker,
     Hello,
     Raw,
@@ -34,13 +35,10 @@ from porter_ha.protocol import (
     Renew,
     Routes,
     Sessions,
-    Sync,
     Synced,
     Undone,
 )
 
-SYNC_S = 2.0
-FINISH_S = 6.0  # a write has 5 s
 CORES_PERIOD_S = 5.0  # no kernel tells of a changed cpu.max
 
 
@@ -57,9 +55,7 @@ class Replica:
         self.pools = Pools((), {})
         self.peers = Peers()
         self.nodes = Nodes()
-        self.dead: frozenset[str] = frozenset()
-        self.vouched: frozenset[str] = frozenset()
-        self.borrowed: frozenset[str] = frozenset()
+        self.dead = self.vouched = self.borrowed = frozenset[str]()
         self.changed = asyncio.Event()
         self.redirected: tuple[Redirect, ...] = ()
         self.redirect_failure = ""
@@ -81,6 +77,7 @@ class Replica:
             silent=self.liveness.silent,
             out=lambda: self.dead | self.rejoin.waiting,
             on_news=self._judge_nodes,
+            on_withdraw=self._set_peers,
         )
         self.inputs = Inputs(
             client, settings.namespace, self._raws, self._tables, self.leadership.barrier_seen, self._api_servers
@@ -88,8 +85,8 @@ class Replica:
         self._prober = Prober(host, self.liveness, self._probed)
         self.rejoin = Rejoin(host, self._rejoined)
         self._tables_dirty = self._pumping = False
-        self._tokens = 0
-        self._waiting_sync: dict[int, tuple[set[int], asyncio.Future[None]]] = {}
+        self._questions = Questions(self.shards)
+        self._joining = Joining(host, lambda: self.nodes.addresses, self._joined)
         self._unseen: dict[int, set[str]] = {}
         self._feeding = self._filled = self._holding = False
         self._running: dict[Worker, asyncio.Task[None]] = {}
@@ -146,6 +143,7 @@ class Replica:
         self._filled = True
         await self._settle_shards()
         self._recompute()
+        self._joining.asking = True
         log("warm", services=len(self.reconciler.claims), nodes=len(self.inputs.nodes.objects))
         self.speaker.send(Routes(self.reconciler.planner.drain(), complete=True))
         self.leadership.begin()
@@ -185,10 +183,11 @@ class Replica:
         if self._filled:
             for worker in workers:
                 worker.send(Filled())
-        await self._sync_shards()
+        await self._questions.digested()
         for worker, generation in generations.items():
             if worker.pid == generation:  # else it died again; its successor does this anew
                 for key in self._unseen.pop(worker.index, set()):
+                    self._joining.forget(key)
                     self.reconciler.drop_claim(key, self._host.now())
                 self.reconciler.repeat(owned[worker.index], self._host.now())
         self._pump()
@@ -207,7 +206,7 @@ class Replica:
         in between nothing is written, and nothing that is announced changes."""
         log("rebalancing", shards=count, before=len(self.shards))
         self._feeding, self._holding = False, True
-        await self._finish_shards()
+        await self._questions.finished()
         for worker in self.shards:
             task = self._running.pop(worker)
             task.cancel()
@@ -225,7 +224,7 @@ class Replica:
         """Until every shard has digested everything that the watches have delivered so far (and not a part of it)."""
         while True:
             await self._refilled()
-            await self._sync_shards()
+            await self._questions.digested()
             if not self._refills:
                 return
 
@@ -233,37 +232,6 @@ class Replica:
         """Until no shard is being filled."""
         while self._refills:
             await asyncio.wait(set(self._refills))
-
-    async def _sync_shards(self) -> None:
-        """Until every shard has digested what it was sent so far. A shard that dies meanwhile is waited for."""
-        while not await self._ask_shards(Sync, SYNC_S):
-            pass  # a shard was not up, or died with the question
-
-    async def _finish_shards(self) -> None:
-        """Until no shard has a write on its way, or FINISH_S."""
-        await self._ask_shards(Finish, FINISH_S)
-
-    async def _ask_shards(self, question: type[Sync | Finish], patience_s: float) -> bool:
-        """Whether all have answered in this time."""
-        self._tokens = token = self._tokens + 1
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting_sync[token] = ({shard.index for shard in self.shards}, future)
-        for shard in self.shards:
-            shard.send(question(token))
-        try:
-            async with asyncio.timeout(patience_s):
-                await future
-        except TimeoutError:
-            return False
-        finally:
-            del self._waiting_sync[token]
-        return True
-
-    def _synced(self, index: int, token: int) -> None:
-        left, future = self._waiting_sync.get(token, (set(), None))
-        left.discard(index)
-        if future is not None and not left and not future.done():
-            future.set_result(None)
 
     # -- inputs to reconciler
 
@@ -299,8 +267,10 @@ class Replica:
 
     def _set_peers(self) -> None:
         me = Speaking(self.settings.node, self.settings.addresses)
-        confs, known = self.inputs.confs.objects.values(), self.inputs.peers.objects.values()
-        peers = admit_bgp(confs, known, me, self.pools.named_peers, self.inputs.secrets.objects)
+        wanted = () if self.leadership.elector.withdrawn else self.inputs.peers.objects.values()
+        peers = admit_bgp(
+            self.inputs.confs.objects.values(), wanted, me, self.pools.named_peers, self.inputs.secrets.objects
+        )
         if peers != self.peers:
             self.peers = peers
             self.reconciler.set_scopes(peers.scopes)
@@ -336,6 +306,12 @@ class Replica:
     def _vouch(self) -> frozenset[str]:
         return self.liveness.vouched(self.nodes.unknown, self.leadership.link.witnesses(), self.vouched)
 
+    def _joined(self, claim: Claim) -> None:
+        """A node can serve a Local Service now."""
+        if claim.key in self.reconciler.claims:
+            self.reconciler.set_claim(claim, self._host.now())
+            self._pump_soon()
+
     def _rejoined(self) -> None:
         self._set_nodes()
         self._pump()
@@ -343,6 +319,8 @@ class Replica:
     def _probed(self) -> None:
         self.leadership.look()
         self._judge_nodes()
+        if self.reconciler.review(self._host.now()):
+            self._pump_soon()
 
     def _judge_nodes(self) -> None:
         """Our probes or another replica's verdicts may have changed."""
@@ -367,14 +345,15 @@ class Replica:
         if isinstance(frame, Claims):
             unseen = self._unseen.get(worker.index)
             for claim in frame.changed:
-                self.reconciler.set_claim(claim, now)
+                self.reconciler.set_claim(self._joining.judge(claim), now)
                 if unseen is not None:
                     unseen.discard(claim.key)
             for key in frame.gone:
+                self._joining.forget(key)
                 self.reconciler.drop_claim(key, now)
             self._pump_soon()
         elif isinstance(frame, Synced):
-            self._synced(worker.index, frame.token)
+            self._questions.answered(worker.index, frame.token)
         elif isinstance(frame, Undone):
             if self.leadership.acting_epoch:
                 self.reconciler.repeat(frame.keys, now)

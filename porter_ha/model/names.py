@@ -28,6 +28,7 @@ EPOCH_ANNOTATION = "porter-ha.io/epoch"  # the fencing token: which term wrote t
 EIPS_ANNOTATION = "porter-ha.io/eips"  # the addresses in status that are ours, separated by commas
 BARRIER_ANNOTATION = "porter-ha.io/barrier"
 HANDOVER_ANNOTATION = "porter-ha.io/hand-over"  # on the Lease: the epoch that is asked to end, and no later one
+WITHDRAW_ANNOTATION = "porter-ha.io/withdraw"  # on the Lease: the epoch in which every replica is asked to fall silent
 ANNOUNCED_ANNOTATION = "porter-ha.io/announced"  # on the Lease: the epoch whose paths routers have, and the node
 CONDITION_ASSIGNED = "porter-ha.io/Assigned"
 
@@ -40,6 +41,7 @@ DRAIN_TAINTS = ("ToBeDeletedByClusterAutoscaler",)
 COMPONENT = "porter-ha"
 LEASE_NAME = "porter-ha-leader"
 BARRIER_SERVICE = "porter-ha-barrier"
+MANAGER_WORKLOAD, AGENT_WORKLOAD = "porter-ha-manager", "porter-ha-agent"  # the chart's Deployment and DaemonSet
 REPLICA_LEASE_PREFIX = "porter-ha-replica-"
 REPLICA_LABEL = "porter-ha.io/replica"
 REPLICA_ADDRESS_ANNOTATION = "porter-ha.io/address"

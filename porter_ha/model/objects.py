@@ -56,6 +56,7 @@ class ServiceSpec(Wire, frozen=True):
     ip_families: list[str] | None = None
     ip_family_policy: str | None = None
     external_traffic_policy: str = "Cluster"
+    health_check_node_port: int = 0
     selector: dict[str, str] | None = None
     ports: list[ServicePort] | None = None
 

@@ -58,6 +58,7 @@ class Claim(Value, frozen=True):
     held: tuple[str, ...] = ()
     recorded: bool = False
     local: bool = False
+    health_port: int = 0  # where kube-proxy says whether it serves a Local Service; 0: nowhere
     serving: tuple[Serving, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     sharing: Sharing | None = None

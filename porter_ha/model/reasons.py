@@ -30,6 +30,10 @@ class Reason(StrEnum):
     ADDRESS_NOT_IN_POOL = "AddressNotInPool", "The address that the Service asks for is in no Eip it may use."
     ADDRESS_IN_USE = "AddressInUse", "The address that the Service asks for belongs to another Service."
     ADDRESS_CONFLICT = "AddressConflict", "Two Services held one address; the older one keeps it."
+    CONTESTED = (
+        "Contested",
+        "Another controller writes the Service's status: stop it, or use a class. Tried again in 5 minutes.",
+    )
     MISSPELT_ANNOTATION = "MisspeltAnnotation", "The annotation's key is misspelt; it is lb.kubesphere.io/v1alpha1."
     # Announcements
     NO_ENDPOINTS = "NoReadyEndpoints", "No endpoint is ready, so the EIP is not announced."

@@ -1,13 +1,18 @@
 """Services get, keep and give back EIPs, on a real API server, down to the routers' kernels."""
 
 import json
+import os
+import signal
+import subprocess
 
 import pytest
 
+from porter_ha.manager import joining
+from porter_ha.model.names import SLICE_SERVICE_LABEL
 from tests.lab import cluster, controlplane, nodes, routers
 from tests.lab.cluster import addresses, service, settled, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
-from tests.lab.shell import run, until
+from tests.lab.shell import PIDS, LabError, inside, run, session_pids, until
 from tests.lab.topology import NODES, ROUTERS, client_source, lan
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -164,6 +169,30 @@ def test_local_follows_readiness_and_none_ready_withdraws(lab):
     wait_fib(everywhere, list(NODES))
 
 
+def test_a_node_joins_a_local_eip_once_its_kube_proxy_serves_it(lab):
+    """kube-proxy of node2 stands still while its endpoint becomes ready: what came to it would be dropped."""
+    apply(service("web", externalTrafficPolicy="Local"))
+    (local,) = wait_addresses("web")
+    lab.set_ready("web-node2", False)
+    wait_fib(local, ["node1", "node3"])
+    port = get("service", "web")["spec"]["healthCheckNodePort"]
+    serves = ["curl", "-s", "-m", "1", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}/"]
+    until("kube-proxy to have taken it out", lambda: inside("node2", *serves) == "503", 10)
+    frozen = session_pids(int((PIDS / "node2-kube-proxy").read_text()))
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        lab.set_ready("web-node2", True)
+        slices = ["get", "endpointslices", "-o", "json", "-l", f"{SLICE_SERVICE_LABEL}=web"]
+        until("the endpoint", lambda: '"ready": false' not in kubectl(*slices))
+        with pytest.raises(LabError, match="node2"):
+            wait_fib(local, list(NODES), joining.PATIENCE_S / 2)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+    wait_fib(local, list(NODES), 10)
+
+
 def test_local_keeps_the_clients_address():
     apply(service("web", externalTrafficPolicy="Local"))
     (eip,) = wait_addresses("web")
@@ -235,6 +264,28 @@ def test_the_command_line_shows_everything_and_drains_a_node():
     finally:
         porter("undrain", "node2")
     wait_fib(eip, list(NODES))
+
+
+def test_top_draws_every_change_and_a_check_says_what_is_wrong(tmp_path):
+    settled()
+    command = [nodes.PLUGIN, "top", "--for", "8", "--kubeconfig", str(controlplane.KUBECONFIG)]
+    with (tmp_path / "top").open("w+") as screens, subprocess.Popen(command, stdout=screens) as top:
+        drawn = (tmp_path / "top").read_text
+        until("the first screen", lambda: "0 of 0 have what they ask for" in drawn(), 8)
+        apply(service("web"))
+        until("another one", lambda: "1 of 1 have what they ask for" in drawn(), 8)
+        assert top.wait(20) == 0
+    status = [nodes.PLUGIN, "status", "--check", "--kubeconfig", str(controlplane.KUBECONFIG)]
+    until("a whole installation", lambda: subprocess.run(status, capture_output=True, check=False).returncode == 0)
+    conf = {"peerAs": 65010, "neighborAddress": "10.79.0.99"}
+    meta = {"name": "nobody", "labels": {"test": "top"}}
+    apply({"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "BgpPeer", "metadata": meta, "spec": {"conf": conf}})
+    try:
+        done = subprocess.run(status, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "router nobody (10.79.0.99) has no session with any replica" in done.stderr
+    finally:
+        kubectl("delete", "bgppeer", "nobody")
 
 
 def test_source_ranges_stay_kube_proxys_to_enforce():

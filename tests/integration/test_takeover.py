@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from tests.lab import controlplane, nodes
+from porter_ha.core import contest
+from porter_ha.model.names import CONDITION_ASSIGNED
+from tests.lab import cluster, controlplane, nodes
 from tests.lab.cluster import addresses, service, settled, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.shell import run, until
@@ -58,3 +60,23 @@ def test_finish_takes_their_finalizers_and_nobody_elses():
         kubectl("patch", kind, name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
     kubectl("delete", "eip", "left")
     until("it to be gone", lambda: "left" not in kubectl("get", "eips"))
+
+
+def test_two_controllers_on_one_service_do_not_fight_for_ever():
+    """The other one puts its own address in whenever it sees ours. We stop, say so, and begin anew when asked."""
+    apply(service("web"))
+    (ours,) = cluster.wait_addresses("web")
+    theirs = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
+    put = ["patch", "service", "web", "--subresource=status", "--type=merge", "-p", json.dumps(theirs)]
+    for _ in range(contest.LOSSES):
+        until("our address", lambda: addresses("web") == (ours,), 10)
+        kubectl(*put)
+    status, reason, message = until(
+        "to be told",
+        lambda: (c := cluster.conditions("service", "web").get(CONDITION_ASSIGNED)) and c[0] == "False" and c,
+    )
+    assert (status, reason) == ("False", "Contested")
+    assert "192.0.2.1" in message
+    assert addresses("web") == ("192.0.2.1",), "theirs is left alone"
+    kubectl("patch", "service", "web", "--type=merge", "-p", '{"spec":{"loadBalancerIP":"10.200.0.99"}}')
+    until("what its user asks for", lambda: addresses("web") == ("10.200.0.99",), 10)

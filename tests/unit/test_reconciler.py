@@ -229,3 +229,41 @@ def test_a_deposed_leader_decides_nothing_and_withdraws_nothing():
     assert made.drain_effects() == []
     assert announced(made) == {}
     assert len(made.planner.paths("all", "10.0.0.0")) == 3
+
+
+def rivalry(made, wanting, times, every=1.0, start=0.0):
+    """Somebody puts an address of their own in the place of ours, each time that we have written it."""
+    written = 0
+    for turn in range(times):
+        at = start + turn * every
+        made.set_claim(recorded(wanting, ("10.0.0.0",)), at)
+        made.set_claim(claim(wanting.key, held=("192.0.2.1",)), at + every / 2)
+        written += sum(isinstance(effect, Assign) for effect in made.drain_effects())
+    return written
+
+
+def test_a_fight_over_a_service_ends_and_is_told_and_is_tried_again_later():
+    made = reconciler()
+    made.set_claim(claim(), 0.0)
+    made.drain_effects()
+    assert rivalry(made, claim(), 10) == 2, "not after the third loss"
+    assert made.why("default/web").reason == Reason.CONTESTED
+    assert "192.0.2.1" in made.why("default/web").message
+    assert not made.review(200.0)
+    assert made.review(400.0)
+    assert [type(effect) for effect in made.drain_effects()] == [Assign]
+    assert rivalry(made, claim(), 5, start=401.0) == 0, "once more was enough"
+    made.set_claim(claim(wanted_addresses=("10.0.0.7",)), 420.0)
+    assert [effect.addresses for effect in made.drain_effects()] == [("10.0.0.7",)], "its user asks anew"
+
+
+def test_losses_far_apart_and_changes_of_the_user_are_no_fight():
+    made = reconciler()
+    made.set_claim(claim(), 0.0)
+    made.drain_effects()
+    assert rivalry(made, claim(), 10, every=61.0) == 10
+    for turn in range(5):
+        wanting = claim(wanted_addresses=(f"10.0.0.{turn + 1}",))
+        made.set_claim(wanting, 700.0 + turn)
+        assert [effect.addresses for effect in made.drain_effects()] == [wanting.wanted_addresses]
+        made.set_claim(recorded(wanting, wanting.wanted_addresses), 700.5 + turn)

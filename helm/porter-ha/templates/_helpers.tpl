@@ -29,5 +29,7 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
-  add: {{ . | toYaml | nindent 4 }}
+  {{- with . }}
+  add: {{- . | toYaml | nindent 4 }}
+  {{- end }}
 {{- end }}
