@@ -9,8 +9,10 @@ RUN python3 -m venv /opt/porter-ha \
 COPY pyproject.toml README.md LICENSE ./
 COPY porter_ha porter_ha
 COPY workers workers
+COPY scripts/notices.py scripts/
 RUN /opt/porter-ha/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
  && /opt/porter-ha/bin/pip uninstall --quiet --yes pip setuptools \
+ && /opt/porter-ha/bin/python scripts/notices.py >/opt/porter-ha/THIRD-PARTY-NOTICES \
  && find /opt/porter-ha -name tests -type d -prune -exec rm -r {} + \
  && cp LICENSE /opt/porter-ha/
 

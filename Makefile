@@ -46,6 +46,12 @@ lab: lab-parts ## the demo's cluster, left up, with a KUBECONFIG and hints
 lab-down: .venv/ready ## remove the lab
 	$(PY) -m tests.lab down
 
+real-parts: lab-parts chart-parts ## what real nodes need: containerd (built once, then cached), CNI plugins, the image
+	@scripts/real-parts.sh
+
+e2e: real-parts ## chart and image on real nodes: install, upgrade, drain, power off under traffic, alerts, uninstall
+	$(PY) -m pytest -q tests/real
+
 drill: lab-parts ## failover drills under traffic; writes build/drills.json and build/drills.html
 	$(PY) -m tests.lab drill all
 
@@ -69,4 +75,4 @@ reasons: .venv/ready ## write docs/reasons.md and docs/metrics.md from the code
 lock: ## renew requirements.lock from pyproject.toml
 	scripts/lock.sh
 
-.PHONY: help venv lab-parts check fuzz simulation chart-parts chart test demo lab lab-down drill bench loadtest crds manifest reasons lock
+.PHONY: help venv lab-parts check fuzz simulation chart-parts chart real-parts e2e test demo lab lab-down drill bench loadtest crds manifest reasons lock

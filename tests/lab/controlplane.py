@@ -16,6 +16,7 @@ USERS = {  # token -> (user, groups); the lab's own, worth nothing outside its n
     "proxy": ("system:kube-proxy", ""),
     "kubelet": ("lab-kubelet", "system:masters"),
     "controllers": ("system:kube-controller-manager", "system:masters"),
+    "scheduler": ("system:kube-scheduler", "system:masters"),
 }
 PKI = STATE / "pki"
 KUBECONFIG = STATE / "kubeconfig"
@@ -103,7 +104,18 @@ def start_etcd() -> None:
     )
 
 
-def start_apiserver() -> None:
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
+
+
+def start_apiserver(pods: bool = False) -> None:
+    """With `pods`, every pod is given its ServiceAccount's token, as in a real cluster, and what they ask is kept."""
+    (STATE / "audit.json").write_text(json.dumps(AUDIT_POLICY))
+    audit = [f"--audit-policy-file={STATE / 'audit.json'}", f"--audit-log-path={STATE / 'audit.log'}"]
     start(
         "kube-apiserver",
         [
@@ -119,27 +131,51 @@ def start_apiserver() -> None:
             f"--service-account-signing-key-file={PKI / 'sa.key'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=RBAC",
-            "--disable-admission-plugins=ServiceAccount",
+            f"--{'enable' if pods else 'disable'}-admission-plugins=ServiceAccount",
             "--enable-priority-and-fairness=false",
+            "--kubelet-preferred-address-types=InternalIP",
             "--v=0",
+            *(audit if pods else ()),
         ],
         "controlplane",
     )
 
 
-def start_controllers() -> None:
+Verb = tuple[str, str, str]  # API group, resource with its subresource, verb
+
+
+def audited(namespace: str) -> tuple[dict[str, set[Verb]], list[str]]:
+    """What the namespace's ServiceAccounts have asked for, by account, and what was refused them."""
+    asked: dict[str, set[Verb]] = {}
+    refused = []
+    for line in (STATE / "audit.log").read_text().splitlines():
+        event = json.loads(line)
+        user, where, status = event["user"]["username"], event.get("objectRef"), event.get("responseStatus", {})
+        if user.startswith(f"system:serviceaccount:{namespace}:") and where:
+            if status.get("code") in (401, 403):
+                refused.append(f"{user}: {event['verb']} {event['requestURI']}: {status.get('message', '')}")
+            resource = "/".join(filter(None, (where["resource"], where.get("subresource"))))
+            asked.setdefault(user.rpartition(":")[2], set()).add((where.get("apiGroup", ""), resource, event["verb"]))
+    return asked, refused
+
+
+LAB_CONTROLLERS = "endpointslice-controller,node-lifecycle-controller,namespace-controller,garbage-collector-controller"
+STOCK_GRACE = "40s"  # what notices a dead node in the lab is ours
+
+
+def start_controllers(names: str = LAB_CONTROLLERS, grace: str = STOCK_GRACE) -> None:
     start(
         "kube-controller-manager",
         [
             str(PARTS / "kube-controller-manager"),
             f"--kubeconfig={kubeconfig('controllers')}",
-            "--controllers=endpointslice-controller,node-lifecycle-controller,namespace-controller,"
-            "garbage-collector-controller",
+            f"--controllers={names}",
             "--leader-elect=false",
             "--node-monitor-period=500ms",
-            "--node-monitor-grace-period=40s",  # the stock value: what notices a dead node in the lab is ours
+            f"--node-monitor-grace-period={grace}",
             "--concurrent-service-endpoint-syncs=5",
             f"--service-account-private-key-file={PKI / 'sa.key'}",
+            f"--root-ca-file={PKI / 'ca.crt'}",
             "--kube-api-qps=200",
             "--kube-api-burst=400",
         ],
@@ -147,13 +183,18 @@ def start_controllers() -> None:
     )
 
 
-def start_all(controllers: bool = True) -> None:
+def start_scheduler() -> None:
+    command = [str(PARTS / "kube-scheduler"), f"--kubeconfig={kubeconfig('scheduler')}", "--leader-elect=false"]
+    start("kube-scheduler", command, "controlplane")
+
+
+def start_all(controllers: bool = True, pods: bool = False) -> None:
     """Bring the control plane up, ready to serve."""
     STATE.mkdir(parents=True, exist_ok=True)
     _certificates()
     kubeconfig("admin", HOST_SERVER)
     start_etcd()
-    start_apiserver()
+    start_apiserver(pods)
     ready = lambda: "ok" in kubectl("get", "--raw", "/readyz", check=True)  # noqa: E731
     until("the API server (build/lab/log/kube-apiserver.log)", ready, 60)
     if controllers:

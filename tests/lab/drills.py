@@ -174,11 +174,11 @@ def standby_node() -> str:
 _dead: list[str] = []
 
 
-def power_off(choose: Callable[[], str]) -> Callable[[], str]:
+def power_off(choose: Callable[[], str], off: Callable[[str], None] = nodes.power_off) -> Callable[[], str]:
     def fault() -> str:
         victim = choose()
         _dead.append(victim)
-        nodes.power_off(victim)
+        off(victim)
         eip = addresses("web-local")[0]
         wait_fib(eip, [n for n in NODES if n != victim], 20)
         until("one leader", lambda: nodes.leader() not in ("", victim), 20)
@@ -187,9 +187,9 @@ def power_off(choose: Callable[[], str]) -> Callable[[], str]:
     return fault
 
 
-def power_on() -> None:
+def power_on(on: Callable[[str], None] = nodes.power_on) -> None:
     while _dead:
-        nodes.power_on(_dead.pop())
+        on(_dead.pop())
 
 
 def router_restart() -> None:

@@ -10,6 +10,7 @@ so removing these removes all.
 """
 
 import re
+from collections.abc import Sequence
 
 from tests.lab.shell import PREFIX, run
 
@@ -108,6 +109,7 @@ def create() -> None:
                 f"-6 route add fd79:{net}::/64 via {lan(router)[1]}",
             ]
         batch(lines, name)
+    batch(_pod_routes(NODES), "controlplane")
     batch([f"link add {PREFIX}host type veth peer name host netns {PREFIX}controlplane"])
     batch([f"addr add 10.79.255.1/30 dev {PREFIX}host", f"link set {PREFIX}host up"])
     batch([f"addr add {HOST_API}/30 dev host", "link set host up"], "controlplane")
@@ -128,11 +130,16 @@ def _prepare_node(node: str) -> None:
         f"route add default via {lan('router1')[0]}",
         f"-6 route add default via {lan('router1')[1]}",
     ]
-    for other in NODES:
-        if other != node:
-            v4, v6 = lan(other)
-            lines += [f"route add 10.244.{other[-1]}.0/24 via {v4}", f"-6 route add fd44:{other[-1]}::/64 via {v6}"]
-    batch(lines, node)
+    batch(lines + _pod_routes([other for other in NODES if other != node]), node)
+
+
+def _pod_routes(nodes: Sequence[str]) -> list[str]:
+    """The way to the pods of these nodes."""
+    lines = []
+    for node in nodes:
+        v4, v6 = lan(node)
+        lines += [f"route add 10.244.{node[-1]}.0/24 via {v4}", f"-6 route add fd44:{node[-1]}::/64 via {v6}"]
+    return lines
 
 
 def add_pod(name: str, node: str, number: int) -> tuple[str, str]:

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 func main() {
@@ -24,7 +27,9 @@ func main() {
 		"kube-apiserver":          apiserver.NewAPIServerCommand,
 		"kube-controller-manager": controllers.NewControllerManagerCommand,
 		"kube-proxy":              func() *cobra.Command { return proxy.NewProxyCommand() },
+		"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 		"kubectl":                 kubectl.NewDefaultKubectlCommand,
+		"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 	}
 	if name == "etcd" {
 		etcdmain.Main(os.Args)
@@ -33,7 +38,7 @@ func main() {
 	command, known := commands[name]
 	if !known {
 		fmt.Fprintf(os.Stderr, "controlplane: called as %q; make a link to it named etcd, kube-apiserver, "+
-			"kube-controller-manager, kube-proxy or kubectl\n", name)
+			"kube-controller-manager, kube-proxy, kube-scheduler, kubectl or kubelet\n", name)
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(command()))
