@@ -4,6 +4,8 @@ Invariants
   The answer depends on the inputs alone, so every replica and every term gives the same one (design 2.2: a path
   id must outlive the replica that sent it, or routers keep stale paths).
   A Cluster EIP's set depends only on its bucket; one node's death changes only sets that contain the node.
+  A node that drains carries an EIP only where no other can: leaving it then would cut the EIP off. Routers hear of such
+  paths with the community GRACEFUL_SHUTDOWN (RFC 8326), so that any other way is better.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,6 +21,7 @@ from porter_ha.model.value import Value
 MAX_NEXT_HOPS = 64  # a common ECMP width; routers ignore or refuse more
 NEXT_HOP_BUCKETS = 128  # how many distinct sets Cluster EIPs spread over once there are more nodes than that
 LOCAL = -1
+GRACEFUL_SHUTDOWN = 0xFFFF0000
 
 
 class Offer(Value, frozen=True):
@@ -103,12 +106,14 @@ def rank(bucket: int, name: str) -> tuple[int, str]:
 
 
 def choose_nodes(spread: Spread, eligible: Mapping[str, NodeView]) -> Sequence[NodeView]:
-    """The nodes that carry a Spread, by name, of those that may (already without refused and out-of-scope nodes)."""
+    """The nodes that carry a Spread, by name, of those that may (already without refused and out-of-scope nodes). None
+    of them drains, or all do."""
     if spread.bucket == LOCAL:
         candidates = [eligible[name] for name in spread.nodes if name in eligible]
     else:
         candidates = list(eligible.values())
     candidates = [node for node in candidates if node.address(spread.family)]
+    candidates = [node for node in candidates if node.refusal is None] or candidates
     if len(candidates) > MAX_NEXT_HOPS:
         candidates = nsmallest(MAX_NEXT_HOPS, candidates, key=lambda node: rank(spread.bucket, node.name))
     return sorted(candidates, key=lambda node: node.name)

@@ -62,6 +62,6 @@ class Nodes:
         if name in self._vouched:
             view = replace(view, refusal=None)
         for names, reason in ((self._silent, Reason.NODE_SILENT), (self._rejoining, Reason.NODE_REJOINING)):
-            if view.refusal is None and name in names:
+            if view.refusal in (None, Reason.NODE_DRAINING) and name in names:  # the dead do not drain
                 view = replace(view, refusal=reason)
         return view

@@ -9,22 +9,25 @@ Must never: drop a change (what `drain` returned is what peers must hear), numbe
 that nothing uses.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from porter_ha.core import selectors
 from porter_ha.core.next_hops import (
+    GRACEFUL_SHUTDOWN,
     LOCAL,
     MAX_NEXT_HOPS,
     Spread,
     choose_nodes,
     path_ids,
-    paths_of,
     paths_over,
     rank,
 )
 from porter_ha.model.effects import Announce
 from porter_ha.model.plan import NodeView, Path, PathSet, Scope, Tags
+from porter_ha.model.reasons import Reason
 
 MED_BASE = 1_000_000_000
 STANDBY_MED = MED_BASE  # worse than any leader's
@@ -40,11 +43,11 @@ def med_of(epoch: int, standing_in: bool = False) -> int:
 
 
 def eligible_nodes(nodes: Mapping[str, NodeView], scope: Scope) -> dict[str, NodeView]:
-    """The nodes that peers with this scope may see as next hops."""
+    """The nodes that peers with this scope may see as next hops; those that drain only where there is no other."""
     return {
         name: view
         for name, view in nodes.items()
-        if view.refusal is None and selectors.matches(scope.nodes, dict(view.labels))
+        if view.refusal in (None, Reason.NODE_DRAINING) and selectors.matches(scope.nodes, dict(view.labels))
     }
 
 
@@ -56,6 +59,13 @@ def tags_for(spread: Spread, scope: Scope) -> Tags | None:
     return None
 
 
+def leaving(tags: Tags, chosen: Sequence[NodeView]) -> Tags:
+    """The tags of paths over these nodes: that the nodes are leaving, where they are."""
+    if all(node.refusal is None for node in chosen):
+        return tags
+    return replace(tags, communities=tuple(dict.fromkeys((*tags.communities, GRACEFUL_SHUTDOWN))))
+
+
 def compute(
     spreads: Mapping[str, Spread], nodes: Mapping[str, NodeView], scope: Scope
 ) -> dict[str, tuple[Tags, tuple[Path, ...]]]:
@@ -63,9 +73,9 @@ def compute(
     eligible, ids = eligible_nodes(nodes, scope), path_ids(nodes)
     found = {}
     for route, spread in spreads.items():
-        tags, paths = tags_for(spread, scope), paths_of(spread, eligible, ids)
-        if tags is not None and paths:
-            found[route] = (tags, paths)
+        tags, chosen = tags_for(spread, scope), choose_nodes(spread, eligible)
+        if tags is not None and chosen:
+            found[route] = (leaving(tags, chosen), paths_over(chosen, spread.family, ids))
     return found
 
 
@@ -160,7 +170,8 @@ class Planner:
         for group in self._groups.values():
             for spread, resolved in group.resolved.items():
                 if resolved.number is not None:
-                    self._file(group, spread, self._sets[resolved.number].paths, resolved)
+                    known = self._sets[resolved.number]
+                    self._file(group, spread, known.tags, known.paths, resolved)
 
     def spread(self, address: str, spread: Spread | None) -> None:
         """File the EIP under `spread`; None withdraws it."""
@@ -273,15 +284,18 @@ class Planner:
         chosen = choose_nodes(spread, group.eligible)
         found = Resolved(None)
         if spread.bucket != LOCAL:
-            full = len(chosen) == MAX_NEXT_HOPS
+            full = len(chosen) == MAX_NEXT_HOPS and chosen[0].refusal is None  # who does not drain goes before who does
             worst = max(rank(spread.bucket, node.name) for node in chosen) if full else None
             found = Resolved(None, frozenset(node.name for node in chosen), worst)
-        self._file(group, spread, paths_over(chosen, spread.family, self._ids), found)
-
-    def _file(self, group: Group, spread: Spread, paths: tuple[Path, ...], found: "Resolved") -> None:
-        """These are the Spread's paths now: whoever has it hears of a difference."""
-        before = group.resolved.get(spread)
         tags = tags_for(spread, group.scope)
+        told = None if tags is None else leaving(tags, chosen)
+        self._file(group, spread, told, paths_over(chosen, spread.family, self._ids), found)
+
+    def _file(
+        self, group: Group, spread: Spread, tags: Tags | None, paths: tuple[Path, ...], found: "Resolved"
+    ) -> None:
+        """These are the Spread's tags and paths now: whoever has it hears of a difference."""
+        before = group.resolved.get(spread)
         number = self._intern(tags, paths) if paths and tags is not None else None
         group.resolved[spread] = found._replace(number=number)
         if before is not None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.lab import nodes, routers
-from tests.lab.cluster import MANIFESTS, service, wait_addresses, wait_condition, wait_fib
+from tests.lab.cluster import MANIFESTS, conditions, service, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.flows import RouteMonitor
 from tests.lab.routers import bird_sessions
@@ -97,6 +97,22 @@ def test_a_peer_is_removed_and_added_while_the_other_stays(eip, peer, router, th
     wait_fib(eip, list(NODES))
     until("all replicas' sessions", lambda: len(theirs()) == 3, 30)
     assert others() == before
+
+
+def test_a_router_without_add_path_is_told_of_and_gets_one_next_hop_for_each_eip(eip):
+    routers.take_paths(several=False)
+    try:
+        status, reason, message = wait_condition("bgppeer", "router2-bird", "AddPath")
+        assert (status, reason) == ("False", "NoAddPath")
+        assert "add-path" in message
+        until("one next hop in BIRD", lambda: len(routers.fib("router2").get(eip, ())) == 1)
+        assert routers.node_names(routers.fib("router1")[eip]) == list(NODES), "the other router has all"
+    finally:
+        routers.take_paths(several=True)
+        routers.forgive()
+    wait_fib(eip, list(NODES), 60)
+    until("no condition", lambda: "AddPath" not in conditions("bgppeer", "router2-bird"))
+    until("all replicas' sessions", lambda: len(bird_sessions()) == 3, 60)
 
 
 def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):

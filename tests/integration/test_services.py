@@ -10,7 +10,7 @@ import pytest
 from porter_ha.manager import joining
 from porter_ha.model.names import SLICE_SERVICE_LABEL
 from tests.lab import cluster, controlplane, nodes, routers
-from tests.lab.cluster import addresses, service, settled, wait_addresses, wait_condition, wait_fib
+from tests.lab.cluster import addresses, fetch, service, settled, wait_addresses, wait_condition, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.shell import PIDS, LabError, inside, run, session_pids, until
 from tests.lab.topology import NODES, ROUTERS, client_source, lan
@@ -286,6 +286,30 @@ def test_top_draws_every_change_and_a_check_says_what_is_wrong(tmp_path):
         assert "router nobody (10.79.0.99) has no session with any replica" in done.stderr
     finally:
         kubectl("delete", "bgppeer", "nobody")
+
+
+def test_the_last_node_that_serves_stays_while_it_drains_and_routers_are_told(lab):
+    """With GRACEFUL_SHUTDOWN (RFC 8326), until another one serves."""
+    apply(service("web", externalTrafficPolicy="Local"))
+    (local,) = wait_addresses("web")
+    for node in ("node2", "node3"):
+        lab.set_ready(f"web-{node}", False)
+    wait_fib(local, ["node1"])
+    shutdown = lambda: "(65535,0)" in routers.birdc(f"show route all for {local}")  # noqa: E731
+    assert not shutdown()
+    kubectl("annotate", "node", "node1", "porter-ha.io/drain=")
+    try:
+        until("the community", shutdown)
+        assert routers.node_names(routers.fib("router1")[local]) == ["node1"]
+        assert fetch("router1", local, 20)["errors"] == {}
+        lab.set_ready("web-node2", True)
+        wait_fib(local, ["node2"])
+        assert not shutdown()
+    finally:
+        kubectl("annotate", "node", "node1", "porter-ha.io/drain-")
+        for node in ("node2", "node3"):
+            lab.set_ready(f"web-{node}", True)
+    wait_fib(local, list(NODES))
 
 
 def test_source_ranges_stay_kube_proxys_to_enforce():

@@ -73,6 +73,14 @@ def accept_any_as(any_as: bool) -> None:
     vtysh("configure terminal", f"router bgp {ROUTER_AS}", *lines)
 
 
+def take_paths(several: bool) -> None:
+    """Whether BIRD takes add-path."""
+    config = STATE / "bird.conf"
+    text = config.read_text().replace(" add paths rx;", "")
+    config.write_text(text.replace("export none;", "export none; add paths rx;") if several else text)
+    birdc("configure")
+
+
 def forgive() -> None:
     """Let BIRD call and answer at once again: after errors of a session it stays away for a minute, and then longer."""
     for i in range(len(NODES)):

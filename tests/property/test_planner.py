@@ -20,7 +20,7 @@ SCOPES = {
 
 nodes = st.dictionaries(
     st.sampled_from(NAMES),
-    st.tuples(st.sampled_from([None, Reason.NODE_NOT_READY, Reason.NODE_EXCLUDED]), st.sampled_from(["a", "b"])),
+    st.tuples(st.sampled_from([None, Reason.NODE_NOT_READY, Reason.NODE_DRAINING]), st.sampled_from(["a", "b"])),
 )
 local = st.lists(st.sampled_from(NAMES), unique=True).map(lambda found: (-1, tuple(sorted(found))))
 OFFERS = [

@@ -122,10 +122,17 @@ def test_no_such_service():
 
 
 def test_no_node_may_be_a_next_hop():
-    web = cluster(service("web", eip="10.0.0.1", policy="Local"), parts=[slices("web", "n3")])
+    web = cluster(service("web", eip="10.0.0.1", policy="Local"), parts=[slices("web", "n4")])
     (eip,) = explain("default/web", web, False).eips
     assert (eip.next_hops, eip.refusal.reason) == ((), "NoEligibleNodes")
-    assert "n3: NodeDraining" in eip.refusal.message
+    assert "n4: NodeNotReady" in eip.refusal.message
+
+
+def test_the_last_node_stays_though_it_drains():
+    web = cluster(service("web", eip="10.0.0.1", policy="Local"), parts=[slices("web", "n3", "n4")])
+    (eip,) = explain("default/web", web, False).eips
+    assert ([hop.node for hop in eip.next_hops], eip.refusal) == (["n3"], None)
+    assert ("n4", "NodeNotReady") in [(left.node, left.reason) for left in eip.left_out]
 
 
 # --- everything on one screen
