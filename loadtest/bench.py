@@ -53,6 +53,7 @@ class Results(msgspec.Struct):
     service: Service | None = None
     scale: list[measure.Assignment] = []
     scale_idle_percent: float = 0.0
+    paced: measure.Assignment | None = None  # as many as the fewest of `scale`, at the rate that the most came to
     nodes: dict[int, measure.Single] = {}
     allocator_s: dict[int, float] = {}
     plan: list[parts.PlanCost] = []
@@ -143,6 +144,11 @@ class Bench:
                 self.results.scale.append(found)
                 cost = f"{found.cpu_ms_per_service} ms of processor, {found.added_ms(idle)} without what it uses anyway"
                 click.echo(f"  {count}: {found.rate} EIPs/s, each {cost}; p99 {found.p99_ms} ms")
+            fewest, most = self.results.scale[0], self.results.scale[-1]
+            paced = self.results.paced = await measure.assignment(
+                self._client, fewest.count, processes, per_s=most.rate
+            )
+            click.echo(f"  {paced.count} at {paced.rate} a second: each {paced.added_ms(idle)} ms")
 
     async def nodes(self) -> None:
         for count in (10, 100) if self._quick else (10, 100, 1000):

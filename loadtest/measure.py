@@ -16,6 +16,7 @@ from porter_ha.kube.watch import Watch
 BETWEEN_S = 0.02
 PATIENCE_S = 120.0
 SETTLE_S = 1.0
+AT_ONCE = 48  # requests of those who create Services as fast as they go
 
 
 def percentile(values: Iterable[float], p: float) -> float:
@@ -82,19 +83,22 @@ async def single(client: Client, count: int, hops: int, *, routed: bool = True) 
     return Single(count, percentile(assigned, 50), percentile(in_fib, 50), percentile(in_fib, 99))
 
 
-async def assignment(client: Client, count: int, processes: Iterable[str], at_once: int = 48) -> Assignment:
+async def assignment(client: Client, count: int, processes: Iterable[str], per_s: float = 0.0) -> Assignment:
+    """As fast as they go, or so many a second."""
     names = [f"assign-{i:05}" for i in range(count)]
     asked: dict[str, float] = {}
     daemons = list(processes)
 
-    async def one(name: str) -> None:
+    async def one(number: int, name: str) -> None:
+        if per_s:
+            await asyncio.sleep(max(0.0, began + number / per_s - time.perf_counter()))
         asked[name] = time.perf_counter()
         await post(client, paths.services(place.NAMESPACE), service(name))
 
     async with Seen(client, 1) as seen:
         before, server = place.cpu_of(daemons), place.cpu_s("kube-apiserver")
         began = time.perf_counter()
-        await in_parallel((one(name) for name in names), at_once)
+        await in_parallel((one(number, name) for number, name in enumerate(names)), AT_ONCE)
         created = time.perf_counter()
         await seen.until_assigned(names, PATIENCE_S)
         cpu, server = place.cpu_of(daemons) - before, place.cpu_s("kube-apiserver") - server

@@ -11,8 +11,8 @@ from tests.lab.cluster import MANIFESTS, conditions, service, wait_addresses, wa
 from tests.lab.controlplane import apply, get, kubectl
 from tests.lab.flows import RouteMonitor
 from tests.lab.routers import bird_sessions
-from tests.lab.shell import until
-from tests.lab.topology import NODES, ROUTER_AS, ROUTERS
+from tests.lab.shell import stop, until
+from tests.lab.topology import NODES, ROUTER_AS, ROUTERS, lan
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -113,6 +113,32 @@ def test_a_router_without_add_path_is_told_of_and_gets_one_next_hop_for_each_eip
     wait_fib(eip, list(NODES), 60)
     until("no condition", lambda: "AddPath" not in conditions("bgppeer", "router2-bird"))
     until("all replicas' sessions", lambda: len(bird_sessions()) == 3, 60)
+
+
+def test_a_session_over_a_hop_needs_multihop(eip):
+    """A router that is no neighbour: with a TTL of 1 nothing reaches it, with 2 it hears everything."""
+    routers.start_far()
+    meta = {"name": "far", "labels": {"test": "far"}}
+    spec = {"conf": {"peerAs": routers.FAR_AS, "neighborAddress": routers.FAR}}
+    far = {"apiVersion": "network.kubesphere.io/v1alpha2", "kind": "BgpPeer", "metadata": meta, "spec": spec}
+    up = lambda: routers.birdc("show protocols", "bird-far").count("Established")  # noqa: E731
+    try:
+        apply(far)
+        error = until("why not", lambda: [s["lastError"] for s in statuses("far") if s["lastError"]], 20)
+        assert "cannot connect to 10.79.101.2" in error[0]
+        assert up() == 0
+        apply({**far, "spec": {**spec, "ebgpMultihop": {"enabled": True, "multihopTtl": 2}}})
+        until("three sessions over the hop", lambda: up() == len(NODES), 30)
+        hops = {f"via {lan(node)[0]}" for node in NODES}
+        until("all next hops", lambda: all(h in routers.birdc(f"show route all for {eip}", "bird-far") for h in hops))
+    finally:
+        kubectl("delete", "bgppeer", "far")
+        stop("bird-far")
+
+
+def statuses(peer):
+    """What each replica says of its session with the peer."""
+    return list(get("bgppeer", peer).get("status", {}).get("nodesPeerStatus", {}).values())
 
 
 def test_node_selector_scopes_the_next_hops_of_one_peer_only(eip):

@@ -57,7 +57,7 @@ def upgrade(*settings: str) -> str:
     """With other values; every manager and every agent is replaced when their pods are touched by these."""
     chosen = [part for one in settings for part in ("--set", one)]
     wait = ["--wait", "--timeout", f"{PATIENCE_S}s"]
-    return helm("upgrade", RELEASE, str(CHART), "--reuse-values", *chosen, *wait)
+    return helm("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values", *chosen, *wait)
 
 
 def rollback() -> str:

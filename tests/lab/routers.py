@@ -98,14 +98,33 @@ def start_bird(recover: bool = False) -> None:
     until("BIRD", lambda: "ready" in birdc("show status"))
 
 
+FAR = client_source("router1")[0]  # a route server where the client is: a hop away from the nodes
+FAR_AS = 65020
+
+
+def start_far() -> None:
+    """A BIRD behind router1, for sessions over a hop."""
+    sessions = "\n".join(
+        f"protocol bgp far{i} {{ local {FAR} as {FAR_AS}; neighbor {lan(node)[0]} as {OUR_AS}; multihop 2;\n"
+        "  graceful restart on; passive on; ipv4 { import all; export none; add paths rx; }; }"
+        for i, node in enumerate(NODES)
+    )
+    lan_route = 'protocol static { ipv4; route 10.79.0.0/24 via "router1"; }'
+    config = STATE / "bird-far.conf"
+    config.write_text(f"router id {FAR};\nlog stderr all;\nprotocol device {{}}\n{lan_route}\n{sessions}\n")
+    bird = shutil.which("bird") or "/usr/sbin/bird"
+    start("bird-far", [bird, "-f", "-c", str(config), "-s", str(STATE / "bird-far.ctl")], "client")
+    until("the far BIRD", lambda: "ready" in birdc("show status", "bird-far"))
+
+
 def vtysh(*commands: str) -> str:
     """Commands to FRR, one after another."""
     return inside("router1", "vtysh", "--vty_socket", str(RUN), *(part for c in commands for part in ("-c", c)))
 
 
-def birdc(command: str) -> str:
+def birdc(command: str, which: str = "bird") -> str:
     """A command to BIRD."""
-    return run("birdc", "-s", str(STATE / "bird.ctl"), command)
+    return run("birdc", "-s", str(STATE / f"{which}.ctl"), command)
 
 
 def bird_sessions() -> dict[str, str]:
