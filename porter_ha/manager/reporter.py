@@ -39,7 +39,7 @@ class Reporter:
         self._written: dict[tuple[str, str], bytes] = {}
         self._verdicts: dict[tuple[str, str], Refusal | None] = {}
         self._since: dict[tuple[str, str, str], tuple[str, tuple[str, str]]] = {}
-        self._up: dict[str, bool] = {}  # whose session was up when it was looked at last
+        self._seen: dict[str, tuple[bool, int]] = {}  # of each session when it was looked at last: up? how often lost?
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -160,17 +160,21 @@ class Reporter:
             self._post(kind, name, refusal, warning=True)
 
     def _tell_session(self, name: str, report: SessionReport | None) -> None:
-        """An event when this replica's session came up or was lost."""
-        up, before = report is not None and report.state == "Established", self._up.get(name, False)
-        self._up[name] = up
-        if report is None or up == before:
+        """Events when this replica's session was lost or came up, also when both happened since the last look."""
+        was_up, losses = self._seen.get(name, (False, 0))
+        if report is None:
+            self._seen.pop(name, None)
             return
+        up = report.state == "Established"
+        self._seen[name] = up, report.flaps
+        lost = was_up and (not up or report.flaps != losses)
         node = self._replica.settings.node
-        if up:
+        if lost:
+            why = report.last_error or "lost, and back at once"
+            self._post("BgpPeer", name, Refusal(Reason.SESSION_DOWN, f"{node}: {why}"), warning=True)
+        if up and (lost or not was_up):
             agreed = f"hold time {report.hold_time_s} s, add-path for {len(report.add_path)} of {len(report.families)}"
             self._post("BgpPeer", name, Refusal(Reason.SESSION_UP, f"{node}: {agreed} families"), warning=False)
-        else:
-            self._post("BgpPeer", name, Refusal(Reason.SESSION_DOWN, f"{node}: {report.last_error}"), warning=True)
 
     def _post(self, kind: str, name: str, news: Refusal, *, warning: bool) -> None:
         inputs = self._replica.inputs

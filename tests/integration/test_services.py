@@ -25,7 +25,11 @@ def events(name: str, reason: str) -> list[str]:
 
 
 def gone_from_fib(eip: str) -> bool:
-    return all(eip not in routers.fib(router) for router in ROUTERS)
+    """Raises LabError with all that a router knows of the EIP while it has it."""
+    for router in ROUTERS:
+        if eip in routers.fib(router):
+            raise LabError(f"{router} has it: {routers.told(router, eip)}")
+    return True
 
 
 @pytest.mark.parametrize("opt_in", ["annotation", "class"])

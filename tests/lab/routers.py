@@ -127,6 +127,13 @@ def birdc(command: str, which: str = "bird") -> str:
     return run("birdc", "-s", str(STATE / f"{which}.ctl"), command)
 
 
+def told(router: str, eip: str) -> str:
+    """Every path to an IPv4 EIP that the router knows, in its own words."""
+    if router == "router1":
+        return vtysh(f"show bgp ipv4 unicast {eip}/32")
+    return birdc(f"show route all for {eip}")
+
+
 def bird_sessions() -> dict[str, str]:
     """BIRD's peers whose session is up -> the number that the kernel gave the session's socket: another one after a
     reset, and the same for as long as the session lasts (BIRD's own "since" wavers by a millisecond)."""
