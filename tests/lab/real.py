@@ -5,6 +5,7 @@ are those that a machine without CAP_SYS_RESOURCE, with version 1 cgroups, needs
 """
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -33,7 +34,7 @@ mount --rbind /sys/fs/cgroup "$home/cgroup"
 mount -t sysfs sysfs /sys
 mount --rbind "$home/cgroup" /sys/fs/cgroup
 umount -l -R "$home/cgroup"
-for own in /run /tmp /var/log /var/lib/cni; do mkdir -p $own; mount -t tmpfs tmpfs $own; done
+for own in /run /var/log /var/lib/cni; do mkdir -p $own; mount -t tmpfs tmpfs $own; done
 mount --bind "$home/resolv.conf" /etc/resolv.conf
 mount --make-rshared /
 PATH=$1:$PATH "$1/containerd" --config "$home/containerd.toml" &
@@ -103,6 +104,25 @@ def _kubelet(home: Path, node: str) -> dict[str, object]:
         "clusterDNS": ["10.96.0.10"],
         "resolvConf": str(home / "resolv.conf"),
     }
+
+
+NEEDED = 8 << 30  # bytes of disk: the image's layers, and a copy on each node
+
+
+def unable() -> str:
+    """Why this machine cannot run kubelets; empty when it can."""
+    free = shutil.disk_usage(ROOT).free
+    if free < NEEDED:
+        return f"real nodes take {NEEDED >> 30} GiB of disk; {free >> 30} GiB are free"
+    if not Path("/dev/kmsg").exists():
+        return "a kubelet reads /dev/kmsg, and there is none"
+    try:
+        for group in _cgroups("trial"):
+            group.mkdir(exist_ok=True)
+            group.rmdir()
+    except OSError as error:
+        return f"this machine lets nobody make a cgroup: {error}"
+    return ""
 
 
 def _home(node: str) -> Path:

@@ -17,6 +17,8 @@ from tests.lab.topology import NODES, ROUTERS, client_source
 
 @pytest.fixture(scope="module")
 def cluster():
+    if reason := real.unable():
+        pytest.skip(reason)
     try:
         real.up()
         yield
