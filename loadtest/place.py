@@ -113,7 +113,7 @@ def add_routers(count: int) -> None:
 
 
 def until_sessions(count: int) -> None:
-    until(f"{count} sessions", lambda: cluster.sessions_up("node1", count), 60)
+    until(f"{count} sessions", lambda: cluster.sessions_up("node1", count), 240)  # a router may be busy for long
 
 
 async def set_nodes(client: Client, count: int) -> None:

@@ -8,11 +8,13 @@ import json
 import msgspec
 import pytest
 
-from tests.lab import controlplane, drills, prometheus, real, real_drills, release, routers
+from tests.lab import controlplane, drills, prometheus, real, real_drills, release, report, routers
 from tests.lab.cluster import addresses, fetch, wait_addresses, wait_fib
 from tests.lab.controlplane import kubectl
-from tests.lab.shell import inside, until
+from tests.lab.shell import ROOT, inside, until
 from tests.lab.topology import NODES, ROUTERS, client_source
+
+RESULTS: list[drills.Result] = []  # of the drills; `make e2e` leaves them in build/real-drills.md
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,8 @@ def test_helm_test_says_whether_the_installation_is_whole(installed):
 @pytest.mark.parametrize("drill", real_drills.ALL, ids=lambda drill: drill.name)
 def test_the_promise_is_kept(installed, drill):
     result = drills.execute(drill)
-    print(msgspec.json.encode(result).decode())
+    RESULTS.append(result)
+    (ROOT / "build" / "real-drills.md").write_text(report.markdown(RESULTS))
     assert result.ok, msgspec.json.encode(result).decode()
     assert result.packets_sent > 0
     assert result.eips_changed == 0
