@@ -72,6 +72,12 @@ def test_it_runs_with_the_charts_capabilities_on_a_read_only_root(built):
         assert next(line for line in mounts.splitlines() if line.split()[4] == "/").split()[5].startswith("ro")
 
 
+def test_it_carries_the_licences_of_what_is_in_it(built):
+    notices = (built.root / "opt" / "porter-ha" / "THIRD-PARTY-NOTICES").read_text()
+    for package in ("aiohttp", "exabgp", "msgspec", "pyroute2", "uvloop"):
+        assert f"\n{package} " in notices, package
+
+
 def test_it_ends_at_once_when_it_is_told_to(built):
     """SIGTERM to PID 1 of the container: another leads before this one is gone, and no route is lost."""
     (eip,) = wait_addresses("web")
