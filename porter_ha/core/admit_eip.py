@@ -8,7 +8,7 @@ Invariants
 from collections.abc import Iterable, Mapping
 
 from porter_ha.core import selectors
-from porter_ha.core.next_hops import HOST_ROUTE, Offer, Route
+from porter_ha.core.next_hops import GRACEFUL_SHUTDOWN, HOST_ROUTE, Offer, Route
 from porter_ha.core.pool import PoolSettings
 from porter_ha.core.problem import Problem, age
 from porter_ha.model import names
@@ -26,7 +26,7 @@ WELL_KNOWN = {  # RFC 1997, 3765, 7999, 8326
     "local-as": 0xFFFFFF03,
     "no-peer": 0xFFFFFF04,
     "blackhole": 0xFFFF029A,
-    "graceful-shutdown": 0xFFFF0000,
+    "graceful-shutdown": GRACEFUL_SHUTDOWN,
 }
 
 

@@ -97,6 +97,17 @@ def test_the_policies_are_those_of_the_model_in_any_namespace():
     assert not [d for d in render('fence={"create": false}', 'advice={"create": false}') if "Admission" in d["kind"]]
 
 
+def test_who_may_reach_managers_with_pod_addresses():
+    documents = render('networkPolicy={"bgpPorts": [17900]}')
+    everybody, replicas = one(documents, "NetworkPolicy", "porter-ha")["spec"]["ingress"]
+    assert [port["port"] for port in everybody["ports"]] == [7472, 179, 17900]
+    assert [port["port"] for port in replicas["ports"]] == [7474]
+    (allowed,) = replicas["from"]
+    manager = one(documents, "Deployment", "porter-ha-manager")["spec"]["template"]["metadata"]["labels"]
+    assert allowed["podSelector"]["matchLabels"].items() <= manager.items()
+    assert not [d for d in render('networkPolicy={"create": false}') if d["kind"] == "NetworkPolicy"]
+
+
 def test_objects_of_the_release():
     documents = render(
         'bgpConf={"as": 65001}',

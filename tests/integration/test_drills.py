@@ -7,21 +7,16 @@ import msgspec
 import pytest
 
 from tests.lab import controlplane, drills, nodes, report
-from tests.lab.cluster import addresses, service, wait_addresses, wait_fib
+from tests.lab.cluster import addresses
 from tests.lab.controlplane import apply, kubectl
 from tests.lab.shell import LabError, inside
-from tests.lab.topology import NODES, batch, lan
+from tests.lab.topology import batch, lan
 
 
 @pytest.fixture(scope="module")
 def ready(lab):
-    apply(
-        service("web"),
-        service("web-class", "web", opt_in="class"),
-        service("web-local", "web", externalTrafficPolicy="Local"),
-    )
-    for name in drills.SERVICES:
-        wait_fib(wait_addresses(name)[0], list(NODES))
+    apply(*drills.services())
+    drills.routed()
     yield
     kubectl("delete", "services", "-l", "component!=apiserver")
 

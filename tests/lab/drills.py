@@ -333,14 +333,24 @@ def prepare() -> cluster.Pods:
     pods = cluster.Pods()
     for node in NODES:
         pods.add(f"web-{node}", node, "web")
-    apply(
+    apply(*services())
+    routed()
+    return pods
+
+
+def services() -> list[dict[str, object]]:
+    """What SERVICES are."""
+    return [
         service("web"),
         service("web-class", "web", opt_in="class"),
         service("web-local", "web", externalTrafficPolicy="Local"),
-    )
+    ]
+
+
+def routed() -> None:
+    """Wait until routers spread each of SERVICES over every node."""
     for name in SERVICES:
         wait_fib(wait_addresses(name)[0], list(NODES))
-    return pods
 
 
 def settled() -> None:

@@ -1,6 +1,5 @@
 """Porter HA on the real nodes, as a user installs it: the chart, by helm, and web servers as a DaemonSet."""
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -8,17 +7,17 @@ from typing import Any
 
 import yaml
 
-from tests.lab.cluster import MANIFESTS, service, settled, wait_addresses, wait_fib
+from tests.lab import drills
+from tests.lab.cluster import MANIFESTS, settled
 from tests.lab.controlplane import KUBECONFIG, Verb, apply, get, kubectl
-from tests.lab.drills import SERVICES
 from tests.lab.shell import ROOT, LabError, until
-from tests.lab.topology import NODES
 
 HELM = ROOT / "build" / "helm"
 CHART = ROOT / "helm" / "porter-ha"
 NAMESPACE = "porter-ha-system"
 RELEASE = "porter-ha"
 PATIENCE_S = 300
+WAIT = ("--wait", "--timeout", f"{PATIENCE_S}s")
 
 
 def helm(*arguments: str) -> str:
@@ -49,23 +48,21 @@ def install() -> str:
     text = yaml.safe_dump(values())
     path = ROOT / "build" / "lab" / "values.yaml"
     path.write_text(text)
-    wait = ["--wait", "--timeout", f"{PATIENCE_S}s"]
-    return helm("install", RELEASE, str(CHART), "--create-namespace", "--values", str(path), *wait)
+    return helm("install", RELEASE, str(CHART), "--create-namespace", "--values", str(path), *WAIT)
 
 
 def upgrade(*settings: str) -> str:
     """With other values; every manager and every agent is replaced when their pods are touched by these."""
     chosen = [part for one in settings for part in ("--set", one)]
-    wait = ["--wait", "--timeout", f"{PATIENCE_S}s"]
-    return helm("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values", *chosen, *wait)
+    return helm("upgrade", RELEASE, str(CHART), "--reset-then-reuse-values", *chosen, *WAIT)
 
 
 def rollback() -> str:
-    return helm("rollback", RELEASE, "--wait", "--timeout", f"{PATIENCE_S}s")
+    return helm("rollback", RELEASE, *WAIT)
 
 
 def uninstall() -> str:
-    return helm("uninstall", RELEASE, "--wait", "--timeout", f"{PATIENCE_S}s")
+    return helm("uninstall", RELEASE, *WAIT)
 
 
 def pods(component: str) -> dict[str, str]:
@@ -114,9 +111,7 @@ def web() -> None:
                 "template": {"metadata": {"labels": labels}, "spec": pod},
             },
         },
-        service("web"),
-        service("web-class", "web", opt_in="class"),
-        service("web-local", "web", externalTrafficPolicy="Local"),
+        *drills.services(),
     )
     kubectl("rollout", "status", "daemonset/web", "--timeout=60s")
 
@@ -124,15 +119,14 @@ def web() -> None:
 def serves() -> None:
     """Wait until everything is as it should be after an installation."""
     settled()
-    for name in SERVICES:
-        wait_fib(wait_addresses(name)[0], list(NODES))
+    drills.routed()
 
 
 def rolled_out() -> None:
     """Wait until every manager and every agent is there and ready."""
 
     def complete(kind: str, name: str) -> bool:
-        said = json.loads(kubectl("get", kind, name, "--namespace", NAMESPACE, "-o", "json"))
+        said: dict[str, Any] = get(kind, name, "--namespace", NAMESPACE)
         status = said["status"]
         wanted = said["spec"].get("replicas", status.get("desiredNumberScheduled"))
         ready = status.get("readyReplicas", status.get("numberReady", 0))
