@@ -32,7 +32,7 @@ from porter_ha.netlink import guard, links, nft
 from porter_ha.netlink.fib import Fib, KernelRefused
 from porter_ha.netlink.nft import NftFailed
 from porter_ha.netlink.wire import Route
-from porter_ha.obs.http import Details, serve
+from porter_ha.obs.endpoint import Details, serve
 from porter_ha.obs.log import bind, log
 from porter_ha.obs.metrics import Sample
 
@@ -69,8 +69,8 @@ class Agent:
                 except msgspec.DecodeError as error:
                     log("cannot read Service", service=change.key, error=str(error))
                     continue
-            self._desired.set(change.key, state)
-        self._dirty.set()
+            if self._desired.set(change.key, state):
+                self._dirty.set()  # and not for a Service without its EIP yet: the EIP would wait for TOGETHER_S
 
     def node_changed(self, changes: list[Change]) -> None:
         for change in changes:
@@ -88,7 +88,8 @@ class Agent:
 
     def look(self) -> None:
         """A link came or went: kube-proxy may have changed to IPVS or back."""
-        self._dirty.set()
+        if links.ipvs() != self._ipvs:
+            self.drift()
 
     # -- the loop
 
@@ -97,6 +98,7 @@ class Agent:
         for watch in watches:
             await watch.synced.wait()
         backoff = Backoff(0.2, 10.0, random.random)
+        self._dirty.set()
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -112,14 +114,12 @@ class Agent:
                 self._dirty.set()
 
     async def _sync(self, fib: Fib) -> None:
-        ipvs = links.ipvs()
-        if ipvs != self._ipvs:
-            self._ipvs, self._drifted = ipvs, True
         if self._drifted or not self._known:
-            await self._sync_all(fib, EMPTY if ipvs else self._desired.whole(self._sources))
+            self._ipvs = links.ipvs()
+            await self._sync_all(fib, EMPTY if self._ipvs else self._desired.whole(self._sources))
             return
         began = time.perf_counter()
-        steps = self._desired.steps(self._programmed.keys(), self._served, () if ipvs else self._sources)
+        steps = self._desired.steps(self._programmed.keys(), self._served, () if self._ipvs else self._sources)
         if steps.empty:
             return
         self._known = False  # until all of it is done
@@ -206,7 +206,7 @@ async def _serve(settings: AgentSettings) -> None:
         for task in (stopping, *tasks):
             task.cancel()
         await asyncio.gather(stopping, *tasks, return_exceptions=True)
-        await endpoint.cleanup()
+        endpoint.close()
         fib.close()
         for task in done - {stopping}:
             task.result()
@@ -245,7 +245,7 @@ async def _retire(settings: AgentSettings) -> None:
     where = settings.metrics_address, settings.metrics_port
     endpoint = await serve(*where, lambda: iter(()), lambda: True, lambda: (True, {"retired": True}))
     await stop.wait()
-    await endpoint.cleanup()
+    endpoint.close()
 
 
 def retire(settings: AgentSettings) -> None:

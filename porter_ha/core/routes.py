@@ -59,15 +59,16 @@ class Desired:
         self._served: dict[Served, int] = {}
         self._touched: tuple[set[str], set[Served]] = (set(), set())
 
-    def set(self, key: str, state: KernelState) -> None:
-        """What the Service needs now; EMPTY when it needs nothing any more."""
+    def set(self, key: str, state: KernelState) -> bool:
+        """What the Service needs now; EMPTY when it needs nothing any more. Returns whether that is news."""
         old = self._states.pop(key, EMPTY)
         if state != EMPTY:
             self._states[key] = state
         if old == state:
-            return
+            return False
         _count(self._eips, old.eips, state.eips, self._touched[0])
         _count(self._served, old.served, state.served, self._touched[1])
+        return True
 
     def whole(self, families: Container[int]) -> KernelState:
         """Everything, of these address families; nothing is left to be told as a change."""

@@ -8,12 +8,13 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from typing import Self
+from urllib.parse import urlencode
 from weakref import WeakSet
 
-import aiohttp
 import msgspec
 import orjson
 
+from porter_ha.http.client import Broken, Pool
 from porter_ha.model.access import Access
 
 MERGE = "application/merge-patch+json"
@@ -79,9 +80,9 @@ def _error(status: int, body: bytes, retry_after: str = "") -> ApiError:
     return ApiError(status, said.reason, said.message, wait_s)
 
 
-def _tls(access: Access) -> ssl.SSLContext | bool:
+def _tls(access: Access) -> ssl.SSLContext | None:
     if not access.host.startswith("https"):
-        return False
+        return None
     context = ssl.create_default_context(cafile=access.ca_file or None)
     if access.cert_file:
         context.load_cert_chain(access.cert_file, access.key_file or None)
@@ -89,6 +90,10 @@ def _tls(access: Access) -> ssl.SSLContext | bool:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _target(path: str, params: Mapping[str, str] | None) -> str:
+    return f"{path}?{urlencode(params)}" if params else path
 
 
 class Client:
@@ -99,8 +104,7 @@ class Client:
         self._timeout_s = timeout_s
         self.reach = Reach()
         self._siblings: WeakSet[Client] = WeakSet()
-        connector = aiohttp.TCPConnector(ssl=_tls(access), limit=IN_FLIGHT * 2, keepalive_timeout=90)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
+        self._pool = Pool(access.host, IN_FLIGHT * 2, _tls(access), timeout_s)
 
     @property
     def host(self) -> str:
@@ -115,7 +119,7 @@ class Client:
     async def close(self) -> None:
         for sibling in self._siblings:
             await sibling.close()
-        await self._session.close()
+        await self._pool.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,13 +133,11 @@ class Client:
         for sibling in self._siblings:
             sibling.renew(msgspec.structs.replace(access, host=sibling.host))
 
-    def _headers(self, content_type: str) -> dict[str, str]:
-        headers = {"Accept": JSON, "User-Agent": "porter-ha"}
+    def _headers(self, content_type: str) -> str:
+        headers = f"Accept: {JSON}\r\nUser-Agent: porter-ha\r\n"
         if self._access.authorization:
-            headers["Authorization"] = self._access.authorization
-        if content_type:
-            headers["Content-Type"] = content_type
-        return headers
+            headers += f"Authorization: {self._access.authorization}\r\n"
+        return f"{headers}Content-Type: {content_type}\r\n" if content_type else headers
 
     async def request(
         self,
@@ -150,24 +152,17 @@ class Client:
         """One request. Raises ApiError or Unreachable."""
         data = None if body is None else orjson.dumps(body)
         try:
-            async with (
-                asyncio.timeout(timeout_s or self._timeout_s),
-                self._session.request(
-                    method,
-                    self._access.host + path,
-                    data=data,
-                    params=params,
-                    headers=self._headers(content_type if data is not None else ""),
-                ) as response,
-            ):
-                answer = await response.read()
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            async with asyncio.timeout(timeout_s or self._timeout_s):
+                answer = await self._pool.exchange(
+                    method, _target(path, params), self._headers(content_type if data is not None else ""), data
+                )
+        except (TimeoutError, Broken) as error:
             self.reach.lost()
-            raise Unreachable(f"{method} {path}: {type(error).__name__}: {error}") from error
+            raise Unreachable(f"{method} {path}: {str(error) or 'no answer in time'}") from error
         self.reach.answered()
-        if response.status >= 400:
-            raise _error(response.status, answer, response.headers.get("Retry-After", ""))
-        return answer
+        if answer.status >= 400:
+            raise _error(answer.status, answer.body, answer.header(b"retry-after"))
+        return answer.body
 
     async def stream(
         self, path: str, params: Mapping[str, str], *, idle_timeout_s: float
@@ -176,20 +171,17 @@ class Client:
 
         Ends when the server ends it; raises like `request`.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=idle_timeout_s)
         try:
-            async with self._session.get(
-                self._access.host + path, params=params, headers=self._headers(""), timeout=timeout
-            ) as response:
-                if response.status >= 400:
-                    raise _error(response.status, await response.read())
+            async with self._pool.stream(_target(path, params), self._headers(""), idle_timeout_s) as (status, parts):
+                if status >= 400:
+                    raise _error(status, b"".join([part async for part in parts]))
                 self.reach.answered()
                 yield []
                 rest = b""
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk if rest else chunk).split(b"\n")
+                async for part in parts:
+                    *lines, rest = (rest + part if rest else part).split(b"\n")
                     if lines:
                         yield lines
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, Broken) as error:
             self.reach.lost()
-            raise Unreachable(f"watch {path}: {type(error).__name__}: {error}") from error
+            raise Unreachable(f"watch {path}: {str(error) or 'nothing came for too long'}") from error

@@ -16,8 +16,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Protocol
 
-import aiohttp
-
+from porter_ha.http.client import Broken, Pool
 from porter_ha.manager.echo import Echo
 from porter_ha.model.plan import Redirect
 from porter_ha.netlink import redirect
@@ -131,15 +130,14 @@ class Linux:
 
     async def healthy(self, address: str, port: int, path: str) -> bool:
         host = f"[{address}]" if ":" in address else address
-        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
-        try:  # asked seldom, so a connection of its own each time
-            async with (
-                aiohttp.ClientSession(timeout=timeout) as session,
-                session.get(f"http://{host}:{port}{path}") as response,
-            ):
-                return response.status == 200
-        except (TimeoutError, aiohttp.ClientError, OSError):
+        pool = Pool(f"http://{host}:{port}", limit=1)  # asked seldom, so a connection of its own each time
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                return (await pool.exchange("GET", path)).status == 200
+        except (TimeoutError, Broken):
             return False
+        finally:
+            await pool.close()
 
     async def redirect(self, redirects: Collection[Redirect]) -> None:
         try:

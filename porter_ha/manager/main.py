@@ -11,7 +11,7 @@ from porter_ha.manager.host import Linux
 from porter_ha.manager.replica import Replica
 from porter_ha.manager.reporter import Reporter
 from porter_ha.model.reasons import Reason
-from porter_ha.obs.http import Details, serve
+from porter_ha.obs.endpoint import Details, serve
 from porter_ha.obs.log import bind, log
 from porter_ha.obs.metrics import TABLE, Sample
 from porter_ha.obs.timings import is_timing, timings
@@ -44,7 +44,7 @@ async def run(settings: ManagerSettings) -> None:
         for task in (*helpers, serving):
             task.cancel()
         results = await asyncio.gather(*helpers, serving, return_exceptions=True)
-        await endpoint.cleanup()
+        endpoint.close()
         for result in results:
             if isinstance(result, Exception):
                 raise result

@@ -6,15 +6,17 @@ when the socket overflows (ENOBUFS) everything may have changed, and the owner i
 """
 
 import asyncio
+import ctypes
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterable
 
 from porter_ha.model.names import ROUTE_PROTOCOL, ROUTE_TABLE
 from porter_ha.netlink import wire
 
-_SOL_NETLINK, _STRICT_CHECK = 270, 12
+_SOL_NETLINK, _STRICT_CHECK, _ATTACH_FILTER = 270, 12, 26
 _GROUPS = 0x40 | 0x400 | 0x1  # IPv4 routes, IPv6 routes, links
 _BUFFER = 4 << 20
 _DATAGRAM = 32 << 10
@@ -25,10 +27,19 @@ class KernelRefused(Exception):
     """The kernel refused a route: which, and why."""
 
 
-def _open(groups: int) -> socket.socket:
+def attach(sock: socket.socket, program: bytes) -> None:
+    """Let a socket receive only what this filter passes (socket(7), SO_ATTACH_FILTER). Raises OSError."""
+    kept = ctypes.create_string_buffer(program, len(program))
+    described = struct.pack("HP", len(program) // 8, ctypes.addressof(kept))  # struct sock_fprog
+    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, described)
+
+
+def _open(groups: int, program: bytes = b"") -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    if program:
+        attach(sock, program)
     sock.bind((0, groups))
     sock.setblocking(False)
     return sock
@@ -39,10 +50,9 @@ class Fib:
 
     def __init__(self, on_drift: Callable[[], None], on_link: Callable[[], None]) -> None:
         self._requests = _open(0)
-        self._notices = _open(_GROUPS)
+        self._notices = _open(_GROUPS, wire.notices_filter(self._requests.getsockname()[0]))
         self._on_drift, self._on_link = on_drift, on_link
         self._sequence = 0
-        self._port: int = self._requests.getsockname()[0]
         asyncio.get_running_loop().add_reader(self._notices.fileno(), self._noticed)
 
     def close(self) -> None:
@@ -104,11 +114,17 @@ class Fib:
                     return
 
     async def _send(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._requests, data)
+        try:
+            self._requests.send(data)
+        except BlockingIOError:
+            await asyncio.get_running_loop().sock_sendall(self._requests, data)
 
     async def _receive(self) -> list[wire.Reply]:
-        async with asyncio.timeout(TIMEOUT_S):
-            data = await asyncio.get_running_loop().sock_recv(self._requests, 1 << 18)
+        try:
+            data = self._requests.recv(1 << 18)  # rtnetlink has answered by the time that the request is sent
+        except BlockingIOError:
+            async with asyncio.timeout(TIMEOUT_S):
+                data = await asyncio.get_running_loop().sock_recv(self._requests, 1 << 18)
         return list(wire.replies(data))
 
     def _noticed(self) -> None:
@@ -123,7 +139,7 @@ class Fib:
                     raise
                 drifted = True
                 continue
-            for reply in wire.replies(data, but_of_port=self._port):  # a notice names the socket that asked for it
+            for reply in wire.replies(data):
                 if reply.route is None:
                     linked = True
                 elif reply.route.table == ROUTE_TABLE:

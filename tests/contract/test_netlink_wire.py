@@ -5,7 +5,7 @@ import socket
 import pytest
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from porter_ha.netlink import wire
+from porter_ha.netlink import fib, wire
 
 
 def oracle(kind, flags, sequence, one):
@@ -56,3 +56,30 @@ def test_several_messages_in_one_datagram_and_an_error_among_them():
     found = list(wire.replies(data))
     assert [r.sequence for r in found] == [8, 9, 10]
     assert found[1].error == 17
+
+
+def notice(kind, table, port):
+    head = wire.HEADER.pack(0, kind, 0, 1, port)
+    return head + bytes([socket.AF_INET, 32, 0, 0, table, 3, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "table", "port", "passes"),
+    [
+        (wire.RTM_NEWROUTE, 252, 0, True),  # by `ip route`, in a table like ours
+        (wire.RTM_DELROUTE, 252, 77, True),
+        (wire.RTM_NEWROUTE, 252, 4711, False),  # by ourselves
+        (wire.RTM_DELROUTE, 252, 4711, False),
+        (wire.RTM_NEWROUTE, 254, 0, False),  # in the table main
+        (16, 254, 0, True),  # RTM_NEWLINK
+        (17, 252, 4711, True),  # RTM_DELLINK
+    ],
+)
+def test_the_kernel_keeps_notices_from_us_that_tell_nothing(kind, table, port, passes):
+    """The very program, run by the kernel on another kind of socket."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        fib.attach(ours, wire.notices_filter(4711))
+        for data in (notice(kind, table, port), b"the end of it, which is no route's"):
+            theirs.send(data)
+        assert ours.recv(100) == (notice(kind, table, port) if passes else b"the end of it, which is no route's")

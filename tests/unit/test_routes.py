@@ -62,6 +62,13 @@ def test_steps_are_the_difference():
     assert found.guard_del == KernelState(frozenset({"10.0.0.1"}), frozenset({("10.0.0.1", "tcp", 80)}))
 
 
+def test_what_changes_nothing_is_no_news():
+    """A Service that is created without its EIP must not hold up the moment in which it gets it."""
+    desired, state = Desired(), KernelState(frozenset({"10.0.0.1"}))
+    news = [desired.set("a/1", one) for one in (EMPTY, state, state, EMPTY, EMPTY)]
+    assert news == [False, True, False, True, False]
+
+
 def test_an_eip_that_two_services_show_stays_until_the_last_of_them_goes():
     """Not meant to be, but seen when a conflict is being healed."""
     desired, state = Desired(), KernelState(frozenset({"10.0.0.1"}), frozenset())
