@@ -123,10 +123,10 @@ class Agent:
         if steps.empty:
             return
         self._known = False  # until all of it is done
-        await nft.apply(guard.change(steps.guard_add, EMPTY))
+        guard.add(steps.guard_add)
         await fib.program(self._route(e) for e in steps.route_add)
         await fib.unprogram(self._programmed[e] for e in steps.route_del)
-        await nft.apply(guard.change(EMPTY, steps.guard_del))
+        guard.drop(steps.guard_del)
         for eip in steps.route_del:
             del self._programmed[eip]
         self._programmed.update((e, self._route(e)) for e in steps.route_add)
@@ -149,7 +149,7 @@ class Agent:
         await nft.apply(guard.whole(KernelState(desired.eips | leaving, desired.served)))
         await fib.program(missing)
         await fib.unprogram(r for r in stale if r.eip in leaving)
-        await nft.apply(guard.change(EMPTY, KernelState(frozenset(leaving))))
+        guard.drop(KernelState(frozenset(leaving)))
         self.seconds["full"] += time.perf_counter() - began
         missing_rules = await rules
         self._programmed, self._served = {r.eip: r for r in wanted}, set(desired.served)

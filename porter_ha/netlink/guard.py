@@ -10,21 +10,25 @@ connection that this node does not know came here because a router's next hops w
 connection. For YOUNG_MS such segments are dropped; the sender repeats them and mostly finds its own node again. What
 still arrives here after that is let through, to be reset.
 
-What this module says is text for nft.py, one transaction at a time: all or nothing.
+The whole of it is text for nft.py, changes of it are elements (elements.py); one transaction at a time, all or nothing.
 """
 
+import socket
+import struct
 from collections.abc import Iterable
 
 from porter_ha.core.routes import KernelState
 from porter_ha.model.names import NFT_TABLE
-from porter_ha.model.net import V4, family_of
-from porter_ha.netlink import nft
+from porter_ha.model.net import V4, family_of, packed
+from porter_ha.netlink import elements, nft
 
 PRIORITY = -90
 BEFORE_DNAT = -150  # after connection tracking
 YOUNG_MS = 150  # less than the 200 ms after which TCP sends again at the earliest (RFC 6298 as Linux does it)
 STRAY_MS = 5000
 STRAYS = 65536  # when so many are known, further ones are let through
+_PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
+_SERVED = struct.Struct("!B3xH2x")
 _CHAINS = f"""
   chain strays {{
     type filter hook prerouting priority {BEFORE_DNAT}; policy accept;
@@ -56,7 +60,7 @@ _CHAINS = f"""
 """
 
 
-def _lines(verb: str, state: KernelState) -> Iterable[str]:
+def _lines(state: KernelState) -> Iterable[str]:
     eips: dict[str, list[str]] = {"4": [], "6": []}
     served: dict[str, list[str]] = {"4": [], "6": []}
     for eip in sorted(state.eips):
@@ -64,9 +68,9 @@ def _lines(verb: str, state: KernelState) -> Iterable[str]:
     for eip, protocol, port in sorted(state.served):
         served["4" if family_of(eip) == V4 else "6"].append(f"{eip} . {protocol} . {port}")
     for prefix, sets in (("served", served), ("eip", eips)):
-        for family, elements in sets.items():
-            if elements:
-                yield f"{verb} element inet {NFT_TABLE} {prefix}{family} {{ {', '.join(elements)} }}"
+        for family, members in sets.items():
+            if members:
+                yield f"add element inet {NFT_TABLE} {prefix}{family} {{ {', '.join(members)} }}"
 
 
 def whole(state: KernelState) -> str:
@@ -81,12 +85,27 @@ def whole(state: KernelState) -> str:
         for f in (4, 6)
     )
     fresh = f"table inet {NFT_TABLE}\ndelete table inet {NFT_TABLE}\ntable inet {NFT_TABLE} {{\n{sets}{_CHAINS}}}\n"
-    return fresh + "\n".join(_lines("add", state))
+    return fresh + "\n".join(_lines(state))
 
 
-def change(add: KernelState, remove: KernelState) -> str:
-    """The transaction that adds and removes these elements; empty when there are none."""
-    return "\n".join([*_lines("add", add), *_lines("delete", remove)])
+def _keys(state: KernelState) -> dict[str, list[bytes]]:
+    """By set, as the kernel has them: what is joined is padded to four bytes each."""
+    keys: dict[str, list[bytes]] = {"served4": [], "served6": [], "eip4": [], "eip6": []}
+    for eip in sorted(state.eips):
+        keys[f"eip{family_of(eip)}"].append(packed(eip))
+    for eip, protocol, port in sorted(state.served):
+        keys[f"served{family_of(eip)}"].append(packed(eip) + _SERVED.pack(_PROTOCOLS[protocol], port))
+    return {name: wanted for name, wanted in keys.items() if wanted}
+
+
+def add(state: KernelState) -> None:
+    """Guard these too: all of them or none. Raises nft.NftFailed or OSError."""
+    elements.change(elements.ADD, NFT_TABLE, _keys(state))
+
+
+def drop(state: KernelState) -> None:
+    """Guard these no longer. Raises nft.NftFailed or OSError."""
+    elements.change(elements.DELETE, NFT_TABLE, _keys(state))
 
 
 async def remove() -> None:

@@ -39,11 +39,13 @@ class Route(Value, frozen=True):
     kind: int = RTN_LOCAL
 
 
-def _attr(kind: int, value: bytes) -> bytes:
+def attr(kind: int, value: bytes) -> bytes:
+    """An attribute, padded as the next one needs it."""
     return _ATTR.pack(4 + len(value), kind) + value + b"\x00" * (-len(value) % 4)
 
 
-def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """A message to the kernel."""
     return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
 
 
@@ -62,17 +64,17 @@ def route(kind: int, flags: int, sequence: int, one: Route) -> bytes:
     head = _RTMSG.pack(
         AF[family], 32 if family == V4 else 128, 0, 0, _TABLE_COMPAT, one.protocol, SCOPE_HOST, one.kind, 0
     )
-    attrs = _attr(RTA_DST, packed(one.eip)) + _attr(RTA_TABLE, _U32.pack(one.table))
+    attrs = attr(RTA_DST, packed(one.eip)) + attr(RTA_TABLE, _U32.pack(one.table))
     if one.source:
-        attrs += _attr(RTA_PREFSRC, packed(one.source))
-    attrs += _attr(RTA_OIF, _U32.pack(one.link))
-    return _message(kind, flags, sequence, head + attrs)
+        attrs += attr(RTA_PREFSRC, packed(one.source))
+    attrs += attr(RTA_OIF, _U32.pack(one.link))
+    return message(kind, flags, sequence, head + attrs)
 
 
 def dump(family: int, sequence: int) -> bytes:
     """RTM_GETROUTE for our table and protocol only: the kernel filters (needs strict checking on the socket)."""
     head = _RTMSG.pack(AF[family], 0, 0, 0, _TABLE_COMPAT, ROUTE_PROTOCOL, 0, 0, 0)
-    return _message(RTM_GETROUTE, REQUEST | DUMP, sequence, head + _attr(RTA_TABLE, _U32.pack(ROUTE_TABLE)))
+    return message(RTM_GETROUTE, REQUEST | DUMP, sequence, head + attr(RTA_TABLE, _U32.pack(ROUTE_TABLE)))
 
 
 class Reply(Value, frozen=True):

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from porter_ha.core.routes import EMPTY, Desired, KernelState, of_service
 from porter_ha.model.objects import Service
-from porter_ha.netlink import guard
 
 
 def service(ingress, ours, **more):
@@ -108,12 +107,3 @@ def test_steps_add_up_to_the_whole(changes):
             served = (served | steps.guard_add.served) - steps.guard_del.served
             assert eips == set().union(*(s.eips for s in last.values()))
             assert served == set().union(*(s.served for s in last.values()))
-
-
-def test_a_guard_transaction_names_only_what_changes():
-    add = KernelState(frozenset({"fd00::1"}), frozenset({("fd00::1", "tcp", 80)}))
-    assert guard.change(add, EMPTY).splitlines() == [
-        "add element inet porter-ha served6 { fd00::1 . tcp . 80 }",
-        "add element inet porter-ha eip6 { fd00::1 }",
-    ]
-    assert guard.change(EMPTY, EMPTY) == ""
