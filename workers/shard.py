@@ -10,6 +10,7 @@ import msgspec
 from porter_ha.core.shard import ShardState
 from porter_ha.kube.client import Client
 from porter_ha.kube.writer import Writer
+from porter_ha.model.effects import Assign, ServiceEffect
 from porter_ha.model.objects import EndpointSlice, Service
 from porter_ha.model.plan import Claim
 from porter_ha.obs.log import log
@@ -56,7 +57,8 @@ class Shard:
         )
         counters.look = self._look
         self._now = now
-        self._asking: dict[str, float] = {}  # since when Services want an EIP that they have not
+        self._asking: dict[str, float] = {}  # since when Services want an EIP that they could have
+        self._waiting: set[str] = set()  # those that were told that there is none for them
         self._filled = False
         self._finishing: asyncio.Task[None] | None = None
         self._leaving: set[str] = set()
@@ -75,6 +77,7 @@ class Shard:
         elif isinstance(frame, Finish):
             self._finishing = asyncio.create_task(self._finish(frame.token))
         elif isinstance(frame, Do):
+            self._time_decisions(frame.effects)
             self._writer.do(frame.epoch, frame.effects)
         elif isinstance(frame, Term):
             if self._finishing is None:
@@ -117,12 +120,23 @@ class Shard:
     def _time(self, changed: list[Claim], gone: list[str]) -> None:
         now = self._now()
         for claim in changed:
-            if claim.wants and not claim.held:
+            if claim.wants and not claim.held and claim.key not in self._waiting:
                 self._asking.setdefault(claim.key, now)
             elif (since := self._asking.pop(claim.key, None)) is not None and claim.held:
                 observe(self._counters, "assign_seconds", now - since)
         for key in gone:
             self._asking.pop(key, None)
+            self._waiting.discard(key)
+
+    def _time_decisions(self, effects: list[ServiceEffect]) -> None:
+        """How long a pool is full, or away, is no time of ours: the clock starts anew when there is an EIP."""
+        for effect in effects:
+            if isinstance(effect, Assign):
+                self._waiting.discard(effect.key)
+                self._asking.setdefault(effect.key, self._now())
+            elif effect.refusal is not None:
+                self._waiting.add(effect.key)
+                self._asking.pop(effect.key, None)
 
     def _finished(self, key: str) -> None:
         if key in self._leaving:

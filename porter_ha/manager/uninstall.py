@@ -91,23 +91,20 @@ class _Uninstallation:
             self._say("no manager runs: there is nothing to withdraw")
             return True
         await store.ask_to_withdraw(found.record.epoch)
-        left = await self._until(paths.BGP_PEERS, {}, _replicas_with_sessions)
-        for replica in left:
-            self._say(f"not withdrawn: the manager on {replica} has not said that its sessions are closed")
-        if not left:
-            self._say("withdrawn: no manager has a session any more")
-        return not left
+        return await self._settle(
+            paths.BGP_PEERS,
+            {},
+            _replicas_with_sessions,
+            "not withdrawn: the manager on {} has not said that its sessions are closed",
+            "withdrawn: no manager has a session any more",
+        )
 
     async def stop_managers(self) -> bool:
         path = f"{paths.workloads(self._namespace, 'deployments')}/{names.MANAGER_WORKLOAD}"
         if not await self._patch(path, {"spec": {"replicas": 0}}):
             return True
-        left = await self._until(self._pods, {"labelSelector": f"{SELECTOR}manager"}, _places)
-        for node in left:
-            self._say(f"not stopped: the manager on {node}")
-        if not left:
-            self._say("managers have ended")
-        return not left
+        which = {"labelSelector": f"{SELECTOR}manager"}
+        return await self._settle(self._pods, which, _places, "not stopped: the manager on {}", "managers have ended")
 
     async def clean_nodes(self) -> bool:
         """The agents are replaced by ones that take everything off their node and say ready when it is."""
@@ -116,17 +113,22 @@ class _Uninstallation:
         found = await self._get(path)
         if found is None:
             return True
-        (agent,) = (c for c in msgspec.json.decode(found, type=_DaemonSet).spec.template.spec.containers)
+        containers = msgspec.json.decode(found, type=_DaemonSet).spec.template.spec.containers
+        agent = next((one for one in containers if one.name == names.AGENT_CONTAINER), None)
+        if agent is None:
+            self._say(f"not all nodes are clean: DaemonSet {names.AGENT_WORKLOAD} has no container agent")
+            return False
         retiring = {"name": agent.name, "args": [*(a for a in agent.args if a != "--retire"), "--retire"]}
         strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%", "maxSurge": 0}}
         spec = {"updateStrategy": strategy, "template": {"spec": {"containers": [retiring]}}}
         await self._patch(path, {"spec": spec}, STRATEGIC)
-        left = await self._until(sets, {"fieldSelector": f"metadata.name={names.AGENT_WORKLOAD}"}, _not_retired)
-        for what in left:
-            self._say(f"not all nodes are clean: {what}; there `porter-ha agent --remove`, or a reboot, does the same")
-        if not left:
-            self._say("nodes are clean: no route, rule or table of ours is left")
-        return not left
+        return await self._settle(
+            sets,
+            {"fieldSelector": f"metadata.name={names.AGENT_WORKLOAD}"},
+            _not_retired,
+            "not all nodes are clean: {}; there `porter-ha agent --remove`, or a reboot, does the same",
+            "nodes are clean: no route, rule or table of ours is left",
+        )
 
     async def forget(self) -> bool:
         """The objects that only managers use. A Service of another installation's namespace is not touched."""
@@ -146,6 +148,17 @@ class _Uninstallation:
             if page.items:
                 return True
         return False
+
+    async def _settle(
+        self, path: str, params: Mapping[str, str], left: Callable[[Raws], list[str]], undone: str, done: str
+    ) -> bool:
+        """Whether nothing is `left` in the end; `undone` is said of each that is, `done` when there is none."""
+        found = await self._until(path, params, left)
+        for what in found:
+            self._say(undone.format(what))
+        if not found:
+            self._say(done)
+        return not found
 
     async def _until(self, path: str, params: Mapping[str, str], left: Callable[[Raws], list[str]]) -> list[str]:
         """Watch until nothing is `left` of these objects, or for `patience_s`; returns what is."""

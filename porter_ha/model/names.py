@@ -42,6 +42,7 @@ COMPONENT = "porter-ha"
 LEASE_NAME = "porter-ha-leader"
 BARRIER_SERVICE = "porter-ha-barrier"
 MANAGER_WORKLOAD, AGENT_WORKLOAD = "porter-ha-manager", "porter-ha-agent"  # the chart's Deployment and DaemonSet
+AGENT_CONTAINER = "agent"  # of the DaemonSet
 REPLICA_LEASE_PREFIX = "porter-ha-replica-"
 REPLICA_LABEL = "porter-ha.io/replica"
 REPLICA_ADDRESS_ANNOTATION = "porter-ha.io/address"

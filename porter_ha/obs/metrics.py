@@ -49,7 +49,7 @@ TABLE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "oldest_write_seconds": ("gauge", "For how long the oldest of them has waited.", ("worker",)),
     "assign_seconds": (
         "histogram",
-        "From the news that a Service wants an EIP to the API server's answer that it has one.",
+        "From the news that a Service wants an EIP, or that there is one for it now, to the API server's answer.",
         ("worker",),
     ),
     "write_seconds": ("histogram", "How long the API server took to answer a status write.", ("worker",)),
