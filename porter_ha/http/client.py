@@ -103,6 +103,7 @@ class _Connection(asyncio.Protocol):
     # -- whoever asks
 
     def ask(self, request: bytes) -> None:
+        self._take()  # what nobody read of the answer before
         self.status, self.headers, self.whole = 0, [], False
         self._transport.write(request)
 
@@ -172,9 +173,11 @@ class Pool:
         self._base, self._authority = parts.path.rstrip("/"), parts.netloc.rpartition("@")[2]
         self._slots = asyncio.Semaphore(limit)
         self._idle: list[_Connection] = []  # the one that was used last is the last
+        self._closed = False
 
     async def close(self) -> None:
         """Those that are in use are closed by whoever uses them."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
         await asyncio.sleep(0)  # the loop's turn: to close their sockets
@@ -235,7 +238,7 @@ class Pool:
             raise Broken(f"no connection to {self._authority}: {str(error) or 'no answer in time'}") from error
 
     def _keep(self, connection: _Connection) -> None:
-        if connection.usable:
+        if connection.usable and not self._closed:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:

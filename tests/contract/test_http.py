@@ -200,6 +200,17 @@ def test_a_stream_is_read_as_it_comes_and_no_faster_than_it_is_taken():
     assert held_at < 1 << 24
 
 
+def test_what_nobody_read_of_a_stream_is_no_part_of_the_next_answer():
+    async def work():
+        scripted = Scripted(ANSWER)
+        async with scripted.running() as pool:
+            async with pool.stream("/", "", 5) as (status, _):
+                await asyncio.sleep(0.05)
+            return status, (await pool.exchange("GET", "/")).body, len(scripted.heard)
+
+    assert asyncio.run(work()) == (200, b"ok", 1)
+
+
 def test_a_stream_that_says_nothing_is_given_up_and_one_that_is_torn_says_so():
     async def work(*said, close):
         scripted = Scripted(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *said, close=close)
