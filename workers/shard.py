@@ -58,6 +58,7 @@ class Shard:
         counters.look = self._look
         self._now = now
         self._asking: dict[str, float] = {}  # since when Services want an EIP that they could have
+        self._told: dict[str, bytes] = {}  # what a write left, as the first of its answer and the watch told it
         self._waiting: set[str] = set()  # those that were told that there is none for them
         self._filled = False
         self._finishing: asyncio.Task[None] | None = None
@@ -98,6 +99,10 @@ class Shard:
     def _digest(self, item: Raw) -> None:
         try:
             if item.kind == "Service":
+                if self._told.pop(item.service_key, None) == item.raw:
+                    return  # to the letter what the answer was
+                if self._writer.writing(item.service_key):
+                    self._told[item.service_key] = item.raw
                 self._state.set_service(item.service_key, _services.decode(item.raw) if item.raw else None)
             else:
                 part = _slices.decode(item.raw) if item.raw else None
@@ -145,11 +150,16 @@ class Shard:
 
     def _recorded(self, key: str, raw: bytes) -> None:
         """What a write of ours left in the API server: news that need not wait for the watch to bring it."""
+        raw = raw.rstrip()
+        if self._told.pop(key, None) == raw:
+            return  # the watch was faster
         try:
-            self._state.set_written(key, _services.decode(raw))
+            news = self._state.set_written(key, _services.decode(raw))
         except msgspec.DecodeError:
             return  # the watch will bring it
-        self._tell_claims()
+        if news:
+            self._told[key] = raw
+            self._tell_claims()
 
     def _count(self, name: str) -> None:
         self._counters[name] = self._counters.get(name, 0) + 1

@@ -46,13 +46,15 @@ class ShardState:
             self._services[key] = service
         self._touched[key] = None
 
-    def set_written(self, key: str, service: Service) -> None:
-        """As the answer to a write of ours shows it, which is before the watch does."""
+    def set_written(self, key: str, service: Service) -> bool:
+        """As the answer to a write of ours shows it. Returns whether it is news, and the watch is still to bring it."""
         known = self._services.get(key)
-        if known is not None and self._same(key, service) and _version(service) > _version(known):
-            self._services[key] = service
-            self._written[key] = _version(service)
-            self._touched[key] = None
+        if known is None or not self._same(key, service) or _version(service) <= _version(known):
+            return False
+        self._services[key] = service
+        self._written[key] = _version(service)
+        self._touched[key] = None
+        return True
 
     def _same(self, key: str, service: Service) -> bool:
         return self._services[key].metadata.uid == service.metadata.uid

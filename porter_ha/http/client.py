@@ -8,15 +8,18 @@ Must never: send a request twice; hand a part of an answer on as if it were all 
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httptools
 
 IDLE_S = 60.0  # less than the 90 s after which Go's servers close what is idle: not to write into a closing connection
 READ_AHEAD = 1 << 20  # bytes of a stream that may wait for whoever reads it
+
+
+T = TypeVar("T")
 
 
 class Broken(Exception):
@@ -121,12 +124,19 @@ class _Connection(asyncio.Protocol):
         return self._take()
 
     async def part(self, patience_s: float) -> bytes:
-        """What of the body has come; nothing at its end. Raises Broken, or TimeoutError when nothing comes."""
+        """What of the body has come; nothing at its end. Raises Broken, also when nothing comes for so long."""
         if not self._parts and not self.whole:
-            async with asyncio.timeout(patience_s):
+            timer = asyncio.get_running_loop().call_later(patience_s, self.give_up)
+            try:
                 while not self._parts and not self.whole:
                     await self._wait()
+            finally:
+                timer.cancel()
         return self._take()
+
+    def give_up(self) -> None:
+        """Whoever waits is told that it took too long. A timer's: it costs a tenth of asyncio.timeout."""
+        self._fail("nothing came in time")
 
     def close(self) -> None:
         self.usable = False
@@ -161,15 +171,14 @@ class _Connection(asyncio.Protocol):
 
 
 class Pool:
-    """At most `limit` connections at a time to the server of a URL; whoever wants one more waits."""
+    """At most `limit` connections at a time to the server of a URL; whoever wants one more waits. `timeout_s` is for a
+    connection to be made, and for an answer."""
 
-    def __init__(
-        self, url: str, limit: int, tls: ssl.SSLContext | None = None, connect_timeout_s: float = 10.0
-    ) -> None:
+    def __init__(self, url: str, limit: int, tls: ssl.SSLContext | None = None, timeout_s: float = 10.0) -> None:
         parts = urlsplit(url)
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname or "", parts.port or (443 if self._secure else 80)
-        self._tls, self._connect_timeout_s = tls, connect_timeout_s
+        self._tls, self._timeout_s = tls, timeout_s
         self._base, self._authority = parts.path.rstrip("/"), parts.netloc.rpartition("@")[2]
         self._slots = asyncio.Semaphore(limit)
         self._idle: list[_Connection] = []  # the one that was used last is the last
@@ -182,39 +191,41 @@ class Pool:
             self._idle.pop().close()
         await asyncio.sleep(0)  # the loop's turn: to close their sockets
 
-    async def exchange(self, method: str, target: str, headers: str = "", body: bytes | None = None) -> Answer:
+    async def exchange(
+        self, method: str, target: str, headers: str = "", body: bytes | None = None, timeout_s: float | None = None
+    ) -> Answer:
         """One request; `headers` are whole lines. Raises Broken: whether it was carried out is unknown then."""
         request = self._request(method, target, headers, body)
-        async with self._slots:
-            connection = await self._connection()
-            try:
-                connection.ask(request)
-                answer = Answer(await connection.head(), connection.headers, await connection.rest())
-            except BaseException:
-                connection.close()
-                raise
-            self._keep(connection)
-            return answer
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (timeout_s or self._timeout_s)
+        connection = await self._connection(deadline)
+        timer = loop.call_at(deadline, connection.give_up)
+        try:
+            connection.ask(request)
+            return Answer(await connection.head(), connection.headers, await connection.rest())
+        finally:
+            timer.cancel()
+            self._leave(connection)
 
     @asynccontextmanager
     async def stream(
         self, target: str, headers: str, patience_s: float
     ) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """A GET whose body is read as it comes: its status, and the parts of the body. Raises Broken, and TimeoutError
-        when nothing comes for `patience_s`."""
+        """A GET whose body is read as it comes: its status, and the parts of the body. Raises Broken, also when nothing
+        comes for `patience_s`."""
         request = self._request("GET", target, headers, None)
-        async with self._slots:
-            connection = await self._connection()
+        loop = asyncio.get_running_loop()
+        connection = await self._connection(loop.time() + self._timeout_s)
+        try:
+            connection.ask(request)
+            timer = loop.call_later(patience_s, connection.give_up)
             try:
-                connection.ask(request)
-                async with asyncio.timeout(patience_s):
-                    status = await connection.head()
-                yield status, _parts(connection, patience_s)
+                status = await connection.head()
             finally:
-                if connection.whole:
-                    self._keep(connection)
-                else:
-                    connection.close()
+                timer.cancel()
+            yield status, _parts(connection, patience_s)
+        finally:
+            self._leave(connection)
 
     def _request(self, method: str, target: str, headers: str, body: bytes | None) -> bytes:
         length = "" if body is None else f"Content-Length: {len(body)}\r\n"
@@ -223,22 +234,36 @@ class Pool:
             raise ValueError(f"{target!r} is no target of a request: it must be printable ASCII without blanks")
         return head.encode("latin-1") + (body or b"")
 
-    async def _connection(self) -> _Connection:
+    async def _connection(self, deadline: float) -> _Connection:
+        """One to use, and then to leave."""
         loop = asyncio.get_running_loop()
+        if self._slots.locked():
+            await self._in_time(self._slots.acquire(), deadline, "all connections are in use")
+        else:
+            await self._slots.acquire()
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and loop.time() - connection.idle_since < IDLE_S:
                 return connection
             connection.close()
+        tls = self._tls if self._secure else None
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                tls = self._tls if self._secure else None
-                return (await loop.create_connection(_Connection, self._host, self._port, ssl=tls))[1]
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            raise Broken(f"no connection to {self._authority}: {str(error) or 'no answer in time'}") from error
+            made = loop.create_connection(_Connection, self._host, self._port, ssl=tls)
+            return (await self._in_time(made, deadline, "no answer in time"))[1]
+        except BaseException:
+            self._slots.release()
+            raise
 
-    def _keep(self, connection: _Connection) -> None:
-        if connection.usable and not self._closed:
+    async def _in_time(self, work: Awaitable[T], deadline: float, else_why: str) -> T:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await work
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            raise Broken(f"no connection to {self._authority}: {str(error) or else_why}") from error
+
+    def _leave(self, connection: _Connection) -> None:
+        self._slots.release()
+        if connection.usable and connection.whole and not self._closed:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:

@@ -152,13 +152,11 @@ class Client:
         """One request. Raises ApiError or Unreachable."""
         data = None if body is None else orjson.dumps(body)
         try:
-            async with asyncio.timeout(timeout_s or self._timeout_s):
-                answer = await self._pool.exchange(
-                    method, _target(path, params), self._headers(content_type if data is not None else ""), data
-                )
-        except (TimeoutError, Broken) as error:
+            headers = self._headers(content_type if data is not None else "")
+            answer = await self._pool.exchange(method, _target(path, params), headers, data, timeout_s)
+        except Broken as error:
             self.reach.lost()
-            raise Unreachable(f"{method} {path}: {str(error) or 'no answer in time'}") from error
+            raise Unreachable(f"{method} {path}: {error}") from error
         self.reach.answered()
         if answer.status >= 400:
             raise _error(answer.status, answer.body, answer.header(b"retry-after"))
@@ -182,6 +180,6 @@ class Client:
                     *lines, rest = (rest + part if rest else part).split(b"\n")
                     if lines:
                         yield lines
-        except (TimeoutError, Broken) as error:
+        except Broken as error:
             self.reach.lost()
-            raise Unreachable(f"watch {path}: {str(error) or 'nothing came for too long'}") from error
+            raise Unreachable(f"watch {path}: {error}") from error

@@ -97,6 +97,10 @@ class Writer:
         self._resting.discard(key)
         return key not in self._busy
 
+    def writing(self, key: str) -> bool:
+        """Whether a write to the Service is on its way."""
+        return key in self._busy
+
     async def finish(self) -> None:
         """Close the door, and wait for what has left. What has not is given up; events that still wait are dropped."""
         self.set_term(0, 0.0)

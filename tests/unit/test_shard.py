@@ -8,7 +8,7 @@ import pytest
 from porter_ha.model.effects import Assign, Explain
 from porter_ha.model.plan import Refusal
 from porter_ha.model.reasons import Reason
-from porter_ha.protocol import Do, Filled, Hello, Raw, Raws, Term
+from porter_ha.protocol import Claims, Do, Filled, Hello, Raw, Raws, Term
 from workers.runtime import Counters
 from workers.shard import Shard
 
@@ -77,3 +77,38 @@ def test_what_a_pool_was_full_for_is_not_counted():
 
 def test_nothing_is_counted_of_what_never_came():
     assert took(0.25, FULL, 3600.0) is None
+
+
+def test_a_write_is_news_once_whichever_of_its_answer_and_the_watch_is_first():
+    async def work(watch_first):
+        manager, decoded = Manager(), []
+        gate = asyncio.Event()
+        before, written = manager.service(), manager.service("10.0.0.1")
+
+        async def request(method, path, body, **_):
+            if method == "PATCH":
+                await gate.wait()
+            return written + b"\n"
+
+        manager.request = request
+        shard = Shard(manager, manager, Hello("shard", 0, "node1", False, 8, None), Counters(), lambda: 100.0)
+        shard._state.set_service = lambda key, service, known=shard._state.set_service: (
+            decoded.append(service.addresses),
+            known(key, service),
+        )
+        shard.handle(Term(1, float("inf")))
+        shard.handle(Filled())
+        shard.handle(Raws([Raw("Service", KEY, "web", before)]))
+        shard.handle(Do(1, [ASSIGN]))
+        await asyncio.sleep(0.01)
+        if watch_first:
+            shard.handle(Raws([Raw("Service", KEY, "web", written)]))
+        gate.set()
+        await asyncio.sleep(0.01)
+        if not watch_first:
+            shard.handle(Raws([Raw("Service", KEY, "web", written)]))
+        held = [claim.held for frame in manager.frames if isinstance(frame, Claims) for claim in frame.changed]
+        return held, len(decoded)
+
+    assert asyncio.run(work(watch_first=True)) == ([(), ("10.0.0.1",)], 2)
+    assert asyncio.run(work(watch_first=False)) == ([(), ("10.0.0.1",)], 1)
