@@ -102,7 +102,7 @@ class Bench:
 
     async def service(self) -> None:
         await place.set_nodes(self._client, HOPS)
-        rounds, count = (1, 300) if self._quick else (3, 1000)
+        rounds, count = (1, 300) if self._quick else (7, 1000)
         bare, fenced, ours, burst, singles, bare_singles = [], [], [], [], [], []
         for _ in range(rounds):
             with place.controller("bare") as processes:
