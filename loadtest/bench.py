@@ -7,7 +7,6 @@ a node's namespace with KUBECONFIG set.
 
 import asyncio
 import gc
-import statistics
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -129,8 +128,8 @@ class Bench:
             ours=ours,
             single=single,
             burst=burst,
-            rate_ratio=round(statistics.median(o.rate / b.rate for o, b in zip(ours, bare, strict=True)), 3),
-            fenced_ratio=round(statistics.median(o.rate / b.rate for o, b in zip(ours, fenced, strict=True)), 3),
+            rate_ratio=measure.rate_ratio(ours, bare),
+            fenced_ratio=measure.rate_ratio(ours, fenced),
             single_ratio=round(single.assign_p50_ms / bare_single, 3),
         )
 

@@ -52,6 +52,12 @@ class Assignment(msgspec.Struct):
         return round(self.cpu_ms_per_service - idle_percent / 100 * 1e3 / self.rate, 3)
 
 
+def rate_ratio(ours: Iterable[Assignment], others: Iterable[Assignment]) -> float:
+    """Of the rates over all rounds together. Rounds differ by more than this does from 1, and pairs of rounds by more
+    still: their median would tell what else the machine was doing."""
+    return round(sum(1 / one.rate for one in others) / sum(1 / one.rate for one in ours), 3)
+
+
 class Burst(msgspec.Struct):
     """Many Services at once. `after_last_create_s` is from when the last request was answered to the last route."""
 

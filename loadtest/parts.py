@@ -219,11 +219,11 @@ async def agent(client: Client, eips: int, changes: int = 100) -> AgentCost:
         _agent_metric('agent_sync_seconds_total{kind="diff"}'),
         _agent_metric('agent_syncs_total{kind="diff"}'),
     )
-    cpu = place.cpu_s("node3-agent")
+    cpu = place.exact_cpu_s("node3-agent")
     for i in range(changes):  # one at a time: what changes within 0.1 s is programmed together
         await _record(client, f"change-{i}", to_text(V4, parse_range("10.220.0.0").first + i))
         await asyncio.sleep(0.15)
-    used = (place.cpu_s("node3-agent") - cpu) / changes * 1e3
+    used = (place.exact_cpu_s("node3-agent") - cpu) / changes * 1e3
     until("all changes", lambda: _agent_metric('agent_syncs_total{kind="diff"}') >= done + changes, 10)
     took = (_agent_metric('agent_sync_seconds_total{kind="diff"}') - spent) / changes * 1e3
     await in_parallel(delete(client, f"change-{i}") for i in range(changes))

@@ -196,6 +196,12 @@ def cpu_s(name: str, *, user: bool = False) -> float:
     return total / TICKS_PER_S
 
 
+def exact_cpu_s(name: str) -> float:
+    """As `cpu_s`, of the threads that live now, and by the scheduler's clock in place of ticks of 10 ms."""
+    files = (file for pid in pids(name) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+
 def cpu_of(names: Iterable[str], *, user: bool = False) -> float:
     """`cpu_s` of several daemons together."""
     return sum(cpu_s(name, user=user) for name in names)
