@@ -104,6 +104,13 @@ class Synced(Frame, frozen=True):
     token: int
 
 
+class Written(Frame, frozen=True):
+    """An Assign with this serial number is written, and so is all that went before it to that Service."""
+
+    key: str
+    serial: int
+
+
 class Undone(Frame, frozen=True):
     """These Services' effects were given up (door closed, or the Service changed): decide again when leading."""
 
@@ -174,7 +181,7 @@ class Heartbeat(Frame, frozen=True):
 
 
 FromManager = Hello | Term | Renew | Raws | Filled | Sync | Finish | Do | SetPeers | Door | Routes
-FromWorker = Claims | Synced | Undone | Sessions | Heartbeat
+FromWorker = Claims | Synced | Written | Undone | Sessions | Heartbeat
 
 _encoder = msgspec.msgpack.Encoder()
 _LENGTH = struct.Struct("!I")

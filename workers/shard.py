@@ -30,6 +30,7 @@ from porter_ha.protocol import (
     Synced,
     Term,
     Undone,
+    Written,
 )
 from workers.runtime import Counters, Handler, run
 
@@ -50,6 +51,7 @@ class Shard:
             now,
             known=self._state.service,
             recorded=self._recorded,
+            written=lambda key, serial: channel.send(Written(key, serial)),
             undone=lambda key: channel.send(Undone([key])),
             finished=self._finished,
             count=self._count,

@@ -35,6 +35,8 @@ class Reconciler:
         self._explained: dict[str, Refusal] = {}
         self._assigned: dict[str, tuple[str, ...]] = {}  # told to be written, and not seen in status yet
         self._pending: dict[str, tuple[str, ...]] = {}  # all that was told since status last showed what it should
+        self._overruling: dict[str, int] = {}  # serial numbers of those that others may be on their way before
+        self._serial = 0
         self._relinquished: set[str] = set()  # told to give up what status still shows
         self._conflicts: dict[str, Refusal] = {}
         self._contests = Contests()
@@ -73,6 +75,7 @@ class Reconciler:
         self._explained.clear()
         self._assigned.clear()
         self._pending.clear()
+        self._overruling.clear()
         self._relinquished.clear()
         self._contests = Contests()
 
@@ -166,6 +169,7 @@ class Reconciler:
         self._explained.pop(key, None)
         self._assigned.pop(key, None)
         self._pending.pop(key, None)
+        self._overruling.pop(key, None)
         self._relinquished.discard(key)
         self._conflicts.pop(key, None)
         self._contests.forget(key)
@@ -178,16 +182,28 @@ class Reconciler:
         self._decide_again(over, now)
         return bool(over)
 
+    def confirmed(self, key: str, serial: int, now: float) -> None:
+        """The Assign of this number was written, and so nothing that was told before it is on its way any more."""
+        if self._overruling.get(key) == serial:
+            del self._overruling[key]
+            if self.claims[key].held != self._assigned.get(key):  # somebody else was there since
+                self._assigned.pop(key, None)
+            self._decide(self.claims[key], now)
+
     # -- decisions
 
     def _decide(self, claim: Claim, now: float) -> None:
+        if claim.key in self._relinquished and not claim.held:  # it is done, and what was told before is undone
+            self._relinquished.discard(claim.key)
+            self._pending.pop(claim.key, None)
+            self._overruling.pop(claim.key, None)
         if self.leading and claim.wants:
             if not self.allocator.held(claim.key):
                 self._adopt(claim)
             self._assign(claim, now)
-        else:  # hold what status shows, and nothing else
+        else:  # hold what status shows or will show, and nothing else
             self._adopt(claim)
-            self._release(claim.key, now, keep=claim.held)
+            self._release(claim.key, now, keep=claim.held + self._pending.get(claim.key, ()))
             if self.leading and claim.recorded and claim.held:
                 self._relinquished.add(claim.key)
                 self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync))
@@ -196,9 +212,6 @@ class Reconciler:
         self._advertise(claim)
 
     def _assign(self, claim: Claim, now: float) -> None:
-        if claim.key in self._relinquished and not claim.held:  # it is done, and what was told before is undone
-            self._relinquished.discard(claim.key)
-            self._pending.pop(claim.key, None)
         pending = self._pending.get(claim.key, ())
         if self._satisfied(claim):  # most news of a Service that has its EIP: there is nothing to choose
             result: tuple[str, ...] | Refusal = claim.held
@@ -228,15 +241,35 @@ class Reconciler:
         if conflict := self._conflicts.pop(claim.key, None):
             self._explain(claim, conflict)
         if result == claim.held and claim.recorded and claim.key not in self._relinquished:
-            self._assigned.pop(claim.key, None)
-            if self._pending.pop(claim.key, ()):
-                self.allocator.release(claim.key, now, keep=result)
+            self._shown(claim, now)
         elif self._assigned.get(claim.key) != result:
-            self._assigned[claim.key] = result
-            self._pending[claim.key] = tuple(dict.fromkeys(pending + result))
-            self._relinquished.discard(claim.key)
-            pool = self.allocator.pool_of(result[0]) if result else None
-            self._effects.append(Assign(claim.key, claim.uid, result, pool.settings.name if pool else "", self._resync))
+            self._tell(claim, result)
+
+    def _shown(self, claim: Claim, now: float) -> None:
+        """Status shows what it should. If something else was told, a write of that may be on its way: it is overruled,
+        and until that is written nobody else gets any of those addresses (I1)."""
+        key, pending = claim.key, self._pending.get(claim.key, ())
+        if key in self._overruling:
+            return
+        if self._assigned.get(key, claim.held if set(pending) <= set(claim.held) else ()) != claim.held:
+            self._tell(claim, claim.held)
+            return
+        self._assigned.pop(key, None)
+        if self._pending.pop(key, ()) and self._release(key, now, keep=claim.held):
+            self._retry(now)
+
+    def _tell(self, claim: Claim, addresses: tuple[str, ...]) -> None:
+        key, pending = claim.key, self._pending.get(claim.key, ())
+        serial = 0
+        self._overruling.pop(key, None)
+        if (addresses == claim.held and claim.recorded) or not set(pending) <= set(addresses):
+            serial = self._serial = self._overruling[key] = self._serial + 1
+        self._assigned[key] = addresses
+        self._pending[key] = tuple(dict.fromkeys(pending + addresses))
+        self._relinquished.discard(key)
+        pool = self.allocator.pool_of(addresses[0]) if addresses else None
+        name = pool.settings.name if pool else ""
+        self._effects.append(Assign(key, claim.uid, addresses, name, self._resync, serial))
 
     def _evict(self, claim: Claim, refusal: Refusal) -> None:
         """It has an address together with others, and its new ports or pods do not go with theirs: they keep it."""
@@ -249,6 +282,8 @@ class Reconciler:
     def _explain(self, claim: Claim, refusal: Refusal) -> None:
         if self._explained.get(claim.key) != refusal:
             self._explained[claim.key] = refusal
+            self._assigned.pop(claim.key, None)  # what was told and has not left is not written any more
+            self._overruling.pop(claim.key, None)
             self._effects.append(Explain(claim.key, claim.uid, refusal, self._resync))
 
     def _retry(self, now: float) -> None:
@@ -317,6 +352,7 @@ class Reconciler:
         for key in keys:
             self._explained.pop(key, None)
             self._assigned.pop(key, None)
+            self._overruling.pop(key, None)
             if key in self.claims:
                 self._decide(self.claims[key], now)
 

@@ -33,9 +33,9 @@ LOOK_S = 0.1  # how often to look whether what waits for time to pass may go
 
 
 class Writer:
-    """`known` gives a Service as the shard knows it, `recorded` takes one as the API server has stored it, `undone`
-    is told of Services whose effect was given up because the door is closed, `finished` of those that have no write on
-    its way any more, `took` of how long each write took."""
+    """`known` gives a Service as the shard knows it, `recorded` takes one as the API server has stored it, `written` is
+    told of an Assign's serial number then, `undone` of Services whose effect was given up because the door is closed,
+    `finished` of those that have no write on its way any more, `took` of how long each write took."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Writer:
         *,
         known: Callable[[str], Service | None],
         recorded: Callable[[str, bytes], None],
+        written: Callable[[str, int], None],
         undone: Callable[[str], None],
         finished: Callable[[str], None],
         count: Callable[[str], None],
@@ -54,7 +55,7 @@ class Writer:
         self.pace = Pace(in_flight)
         self._client, self._reporter, self._now = client, reporter, now
         self._known, self._recorded, self._undone, self._count = known, recorded, undone, count
-        self._finished, self._took = finished, took
+        self._written, self._finished, self._took = written, finished, took
         self._epoch, self._open_until = 0, 0.0
         self._wishes: dict[str, tuple[int, ServiceEffect]] = {}
         self._since: dict[str, float] = {}  # when each of them that is not written yet came up, the oldest first
@@ -227,6 +228,8 @@ class Writer:
         self._took(took)
         self._count("status_writes")
         self._recorded(effect.key, answer)
+        if isinstance(effect, Assign) and effect.serial:
+            self._written(effect.key, effect.serial)
         if not isinstance(effect, Assign):
             if effect.refusal is not None:
                 self._event(effect, effect.refusal.reason, effect.refusal.message, warning=True)

@@ -37,6 +37,7 @@ from porter_ha.protocol import (
     Sessions,
     Synced,
     Undone,
+    Written,
 )
 
 CORES_PERIOD_S = 5.0  # no kernel tells of a changed cpu.max
@@ -351,6 +352,9 @@ class Replica:
             for key in frame.gone:
                 self._joining.forget(key)
                 self.reconciler.drop_claim(key, now)
+            self._pump_soon()
+        elif isinstance(frame, Written):
+            self.reconciler.confirmed(frame.key, frame.serial, now)
             self._pump_soon()
         elif isinstance(frame, Synced):
             self._questions.answered(worker.index, frame.token)

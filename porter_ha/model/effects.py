@@ -8,13 +8,15 @@ from porter_ha.model.value import Value
 
 
 class Assign(Value, frozen=True, tag=True):
-    """Write these addresses to the Service's status."""
+    """Write these addresses to the Service's status. With a `serial`, a write of others may be on its way: whoever
+    carries this out says when it is done."""
 
     key: str
     uid: str
     addresses: tuple[str, ...]
     pool: str
     resync: bool = False
+    serial: int = 0
 
 
 class Relinquish(Value, frozen=True, tag=True):

@@ -106,6 +106,9 @@ class World:
                     self.recorded.discard(effect.key)
             self.check()
             self.tell(effect.key)
+            if isinstance(effect, Assign) and effect.serial:
+                self.reconciler.confirmed(effect.key, effect.serial, self.now)
+                self.send()
 
     def rivals(self):
         """Pairs of Services that have one address and should not share it."""

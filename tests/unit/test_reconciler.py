@@ -267,3 +267,67 @@ def test_losses_far_apart_and_changes_of_the_user_are_no_fight():
         made.set_claim(wanting, 700.0 + turn)
         assert [effect.addresses for effect in made.drain_effects()] == [wanting.wanted_addresses]
         made.set_claim(recorded(wanting, wanting.wanted_addresses), 700.5 + turn)
+
+
+def moving(*wishes):
+    """A leader whose Service has 10.0.0.0 and was told these wishes since, of which no write has come back."""
+    made = reconciler()
+    wanting = recorded(claim(), ("10.0.0.0",))
+    made.set_claim(wanting, 0.0)
+    for number, wish in enumerate(wishes):
+        made.set_claim(wishing(wanting, wish), 1.0 + number)
+    return made, wanting
+
+
+def wishing(value, *addresses):
+    return claim(value.key, **{**_fields(value), "wanted_addresses": tuple(filter(None, addresses))})
+
+
+def told(made):
+    return [(e.key, e.addresses, e.serial) for e in made.drain_effects() if isinstance(e, Assign)]
+
+
+def test_a_wish_that_is_taken_back_is_overruled_and_its_address_is_free_only_then():
+    """A write that has left cannot be called back. A property test found two Services with one address."""
+    made, wanting = moving("10.0.0.1", "")
+    assert told(made) == [(wanting.key, ("10.0.0.1",), 0), (wanting.key, ("10.0.0.0",), 1)]
+    made.set_claim(claim("default/next", wanted_addresses=("10.0.0.1",)), 3.0)
+    assert told(made) == []  # status may still come to show it
+    made.set_claim(recorded(wanting, ("10.0.0.1",)), 4.0)  # as it does
+    made.set_claim(wanting, 5.0)  # and then not any more
+    assert told(made) == []
+    made.confirmed(wanting.key, 1, 6.0)
+    assert told(made) == [("default/next", ("10.0.0.1",), 0)]
+
+
+def test_a_wish_that_is_taken_back_before_its_write_has_left_is_free_once_that_is_known():
+    made, wanting = moving("10.0.0.1", "")
+    made.set_claim(claim("default/next", wanted_addresses=("10.0.0.1",)), 3.0)
+    made.drain_effects()
+    made.confirmed(wanting.key, 1, 4.0)  # status never changed
+    assert told(made) == [("default/next", ("10.0.0.1",), 0)]
+
+
+def test_a_confirmation_of_what_was_overruled_since_frees_nothing():
+    made, wanting = moving("10.0.0.1", "10.0.0.2", "10.0.0.1")
+    assert [serial for _, _, serial in told(made)] == [0, 1, 2]
+    made.set_claim(claim("default/next", wanted_addresses=("10.0.0.2",)), 4.0)
+    made.set_claim(wishing(recorded(wanting, ("10.0.0.1",)), "10.0.0.1"), 5.0)  # by the first write, or by the last?
+    made.confirmed(wanting.key, 1, 6.0)
+    assert told(made) == []
+    made.confirmed(wanting.key, 2, 7.0)
+    assert told(made) == [("default/next", ("10.0.0.2",), 0)]
+
+
+def test_an_address_that_may_still_be_written_is_not_free_when_the_service_opts_out():
+    made, wanting = moving("10.0.0.1")
+    made.set_claim(claim(wanting.key, **{**_fields(wanting), "wants": False}), 2.0)
+    made.set_claim(claim("default/next", wanted_addresses=("10.0.0.1",)), 3.0)
+    assert told(made) == [(wanting.key, ("10.0.0.1",), 0)]
+    made.drop_claim(wanting.key, 4.0)
+    assert told(made) == [("default/next", ("10.0.0.1",), 0)]
+
+
+def test_what_a_later_refusal_replaced_is_told_again():
+    made, _ = moving("10.0.0.1", "192.0.2.1", "10.0.0.1")
+    assert [addresses for _, addresses, _ in told(made)] == [("10.0.0.1",), ("10.0.0.1",)]

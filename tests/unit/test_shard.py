@@ -8,7 +8,7 @@ import pytest
 from porter_ha.model.effects import Assign, Explain
 from porter_ha.model.plan import Refusal
 from porter_ha.model.reasons import Reason
-from porter_ha.protocol import Claims, Do, Filled, Hello, Raw, Raws, Term
+from porter_ha.protocol import Claims, Do, Filled, Hello, Raw, Raws, Term, Written
 from workers.runtime import Counters
 from workers.shard import Shard
 
@@ -112,3 +112,19 @@ def test_a_write_is_news_once_whichever_of_its_answer_and_the_watch_is_first():
 
     assert asyncio.run(work(watch_first=True)) == ([(), ("10.0.0.1",)], 2)
     assert asyncio.run(work(watch_first=False)) == ([(), ("10.0.0.1",)], 1)
+
+
+def test_an_overruling_write_is_confirmed_after_the_claim_that_came_of_it():
+    async def work():
+        manager = Manager()
+        shard = Shard(manager, manager, Hello("shard", 0, "node1", False, 8, None), Counters(), lambda: 100.0)
+        shard.handle(Term(1, float("inf")))
+        shard.handle(Filled())
+        shard.handle(Raws([Raw("Service", KEY, "web", manager.service())]))
+        shard.handle(Do(1, [Assign(KEY, "uid", ("10.0.0.1",), "pool", serial=7)]))
+        await asyncio.sleep(0.01)
+        return manager.frames[-2:]
+
+    claims, written = asyncio.run(work())
+    assert [claim.held for claim in claims.changed] == [("10.0.0.1",)]
+    assert written == Written(KEY, 7)

@@ -29,7 +29,7 @@ def assign(name, resync=False):
 
 
 def writer(server, in_flight=32):
-    told = {"undone": [], "finished": []}
+    told = {"undone": [], "finished": [], "written": []}
     made = Writer(
         server,
         "node1",
@@ -37,6 +37,7 @@ def writer(server, in_flight=32):
         lambda: asyncio.get_running_loop().time(),
         known=lambda key: None,
         recorded=lambda key, raw: None,
+        written=lambda key, serial: told["written"].append((key, serial)),
         undone=told["undone"].append,
         finished=told["finished"].append,
         count=lambda name: None,
