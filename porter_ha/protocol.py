@@ -105,7 +105,7 @@ class Synced(Frame, frozen=True):
 
 
 class Written(Frame, frozen=True):
-    """An Assign with this serial number is written, and so is all that went before it to that Service."""
+    """The effect with this serial number is carried out, and so is all that went before it to that Service."""
 
     key: str
     serial: int

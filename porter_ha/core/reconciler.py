@@ -183,12 +183,17 @@ class Reconciler:
         return bool(over)
 
     def confirmed(self, key: str, serial: int, now: float) -> None:
-        """The Assign of this number was written, and so nothing that was told before it is on its way any more."""
-        if self._overruling.get(key) == serial:
-            del self._overruling[key]
-            if self.claims[key].held != self._assigned.get(key):  # somebody else was there since
-                self._assigned.pop(key, None)
-            self._decide(self.claims[key], now)
+        """The effect of this number was carried out, and so nothing that was told before it is on its way any more."""
+        if self._overruling.get(key) != serial:
+            return
+        del self._overruling[key]
+        claim = self.claims[key]
+        if claim.held != self._assigned.get(key):  # it was no Assign, or somebody else was there since
+            self._assigned.pop(key, None)
+            self._pending.pop(key, None)
+        if self._release(key, now, keep=claim.held + self._pending.get(key, ())):
+            self._retry(now)
+        self._decide(claim, now)
 
     # -- decisions
 
@@ -228,13 +233,14 @@ class Reconciler:
             result = self.allocator.assign(claim, labels, now, broken, pending)
         if isinstance(result, Refusal):
             self.waiting[claim.key] = result
-            shared = [address for address in self.allocator.held(claim.key) if address in claim.held]
-            if claim.recorded and any(self.allocator.rival(claim, address) for address in shared):
+            if claim.recorded and self._rivalled(claim):
                 self._evict(claim, result)
             else:
                 self._explain(claim, result)
             if self._release(claim.key, now, keep=claim.held + pending):
                 self._retry(now)
+            left = tuple(a for a in self.allocator.held(claim.key) if self.allocator.rival(claim, a) is None)
+            self.allocator.hold(claim.key, left, claim.sharing)  # on the terms that it has now, until it is told others
             return
         self.waiting.pop(claim.key, None)
         self._explained.pop(claim.key, None)
@@ -249,10 +255,10 @@ class Reconciler:
         """Status shows what it should. If something else was told, a write of that may be on its way: it is overruled,
         and until that is written nobody else gets any of those addresses (I1)."""
         key, pending = claim.key, self._pending.get(claim.key, ())
-        if key in self._overruling:
-            return
         if self._assigned.get(key, claim.held if set(pending) <= set(claim.held) else ()) != claim.held:
             self._tell(claim, claim.held)
+            return
+        if key in self._overruling:
             return
         self._assigned.pop(key, None)
         if self._pending.pop(key, ()) and self._release(key, now, keep=claim.held):
@@ -260,16 +266,32 @@ class Reconciler:
 
     def _tell(self, claim: Claim, addresses: tuple[str, ...]) -> None:
         key, pending = claim.key, self._pending.get(claim.key, ())
-        serial = 0
-        self._overruling.pop(key, None)
-        if (addresses == claim.held and claim.recorded) or not set(pending) <= set(addresses):
-            serial = self._serial = self._overruling[key] = self._serial + 1
+        overrules = (addresses == claim.held and claim.recorded) or not set(pending) <= set(addresses)
+        serial = self._number(key, overrules)
         self._assigned[key] = addresses
         self._pending[key] = tuple(dict.fromkeys(pending + addresses))
         self._relinquished.discard(key)
         pool = self.allocator.pool_of(addresses[0]) if addresses else None
         name = pool.settings.name if pool else ""
         self._effects.append(Assign(key, claim.uid, addresses, name, self._resync, serial))
+
+    def _number(self, key: str, overrules: bool) -> int:
+        """A serial number for what is told now, if it overrules what may be on its way."""
+        self._overruling.pop(key, None)
+        if not overrules:
+            return 0
+        self._serial = self._overruling[key] = self._serial + 1
+        return self._serial
+
+    def _rivalled(self, claim: Claim) -> bool:
+        """Whether status shows an address that is another Service's, which cannot share it with this one."""
+        for address in claim.held:
+            try:
+                if self.allocator.rival(claim, address) is not None:
+                    return True
+            except ValueError:
+                continue  # it is recorded, but not by us
+        return False
 
     def _evict(self, claim: Claim, refusal: Refusal) -> None:
         """It has an address together with others, and its new ports or pods do not go with theirs: they keep it."""
@@ -283,8 +305,9 @@ class Reconciler:
         if self._explained.get(claim.key) != refusal:
             self._explained[claim.key] = refusal
             self._assigned.pop(claim.key, None)  # what was told and has not left is not written any more
-            self._overruling.pop(claim.key, None)
-            self._effects.append(Explain(claim.key, claim.uid, refusal, self._resync))
+            overrules = not set(self._pending.get(claim.key, ())) <= set(claim.held)
+            serial = self._number(claim.key, overrules)
+            self._effects.append(Explain(claim.key, claim.uid, refusal, self._resync, serial))
 
     def _retry(self, now: float) -> None:
         """Something that Services wait for may have changed."""

@@ -34,8 +34,8 @@ LOOK_S = 0.1  # how often to look whether what waits for time to pass may go
 
 class Writer:
     """`known` gives a Service as the shard knows it, `recorded` takes one as the API server has stored it, `written` is
-    told of an Assign's serial number then, `undone` of Services whose effect was given up because the door is closed,
-    `finished` of those that have no write on its way any more, `took` of how long each write took."""
+    told of an effect's serial number once it is carried out, `undone` of Services whose effect was given up because the
+    door is closed, `finished` of those that have no write on its way any more, `took` of how long each write took."""
 
     def __init__(
         self,
@@ -159,6 +159,8 @@ class Writer:
             if self._may(epoch):
                 await self._write(epoch, effect)
                 self._settled(key)
+                if not isinstance(effect, Relinquish) and effect.serial:
+                    self._written(key, effect.serial)
             else:
                 self._settled(key)
                 self._undone(key)
@@ -228,8 +230,6 @@ class Writer:
         self._took(took)
         self._count("status_writes")
         self._recorded(effect.key, answer)
-        if isinstance(effect, Assign) and effect.serial:
-            self._written(effect.key, effect.serial)
         if not isinstance(effect, Assign):
             if effect.refusal is not None:
                 self._event(effect, effect.refusal.reason, effect.refusal.message, warning=True)

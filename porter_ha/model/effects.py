@@ -31,12 +31,13 @@ class Relinquish(Value, frozen=True, tag=True):
 
 
 class Explain(Value, frozen=True, tag=True):
-    """Tell the Service's owner why it waits: condition and event."""
+    """Tell the Service's owner why it waits: condition and event. `serial` is as in Assign."""
 
     key: str
     uid: str
     refusal: Refusal
     resync: bool = False
+    serial: int = 0
 
 
 class Announce(Value, frozen=True, tag=True):

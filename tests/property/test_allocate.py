@@ -3,7 +3,7 @@
 from collections import Counter
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from porter_ha.core.admit_eip import Pools
@@ -106,7 +106,7 @@ class World:
                     self.recorded.discard(effect.key)
             self.check()
             self.tell(effect.key)
-            if isinstance(effect, Assign) and effect.serial:
+            if not isinstance(effect, Relinquish) and effect.serial:
                 self.reconciler.confirmed(effect.key, effect.serial, self.now)
                 self.send()
 
@@ -127,7 +127,20 @@ class World:
         assert [pair for pair in self.rivals() if self.excused.isdisjoint(pair)] == []
 
 
+def want(number, wish=(), terms=None):
+    return "want", (f"ns/{number}", wish, terms)
+
+
+ONE, TCP80, TCP443 = ("10.0.0.1",), Sharing("k", (("TCP", 80),)), Sharing("k", (("TCP", 443),))
+
+
 @given(st.lists(steps, max_size=60))
+# Each was found by this test, most of them after 20,000 others.
+@example([want(1), ("failover", None), want(1, ONE), want(1), want(0, ONE)])
+@example([want(1, (), TCP80), want(1, ("192.0.2.1",)), ("write", 2), want(0, (), TCP443)])
+@example([want(0, (), TCP80), want(1, (), TCP443), ("pools", []), want(0), ("failover", None)])
+@example([want(0, ONE, TCP443), want(2, ONE), want(2, (), TCP80), want(2, ONE)])
+@example([want(4), want(4, ONE, Sharing("k", (), "x")), ("write", 1), want(0, (), Sharing("k", (), "x")), want(4)])
 def test_no_address_is_ever_in_two_statuses_and_none_moves_unasked(sequence):
     world = World()
     for kind, value in sequence:
