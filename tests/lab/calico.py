@@ -33,11 +33,26 @@ def stop_bird(node: str) -> None:
     stop(f"{node}-calico")
 
 
-def sessions(node: str) -> dict[str, str]:
-    """Its sessions that are up -> since when: a reset shows."""
+Sessions = dict[str, dict[str, float]]
+
+
+def sessions(node: str) -> dict[str, float]:
+    """Its sessions that are up -> since when, in seconds of the day."""
     said = run("birdc", "-s", str(STATE / f"calico-{node}.ctl"), "show protocols")
     lines = [line.split() for line in said.splitlines()]
-    return {fields[0]: fields[4] for fields in lines if len(fields) > 5 and fields[5] == "Established"}
+    up = {fields[0]: fields[4].split(":") for fields in lines if len(fields) > 5 and fields[5] == "Established"}
+    return {name: int(hours) * 3600 + int(minutes) * 60 + float(rest) for name, (hours, minutes, rest) in up.items()}
+
+
+def disturbed(before: Sessions) -> list[tuple[str, str]]:
+    """(node, session) of those that are not the ones they were. BIRD tells the same time a millisecond apart."""
+    now = {node: sessions(node) for node in before}
+    return [
+        (node, name)
+        for node, known in before.items()
+        for name in sorted(known.keys() | now[node].keys())
+        if abs(known.get(name, -1.0) - now[node].get(name, -1.0)) > 0.1
+    ]
 
 
 def wait_sessions(count: int) -> None:
