@@ -17,9 +17,9 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from porter_ha.core.routes import KernelState
+from porter_ha.core.routes import KernelState, Served
 from porter_ha.model.names import NFT_TABLE
-from porter_ha.model.net import V4, family_of, packed
+from porter_ha.model.net import family_of, packed
 from porter_ha.netlink import elements, nft
 
 PRIORITY = -90
@@ -60,17 +60,20 @@ _CHAINS = f"""
 """
 
 
-def _lines(state: KernelState) -> Iterable[str]:
-    eips: dict[str, list[str]] = {"4": [], "6": []}
-    served: dict[str, list[str]] = {"4": [], "6": []}
+def _members(state: KernelState) -> dict[str, list[tuple[str] | Served]]:
+    """What is in the sets, by name; those that allow come first."""
+    members: dict[str, list[tuple[str] | Served]] = {"served4": [], "served6": [], "eip4": [], "eip6": []}
     for eip in sorted(state.eips):
-        eips["4" if family_of(eip) == V4 else "6"].append(eip)
-    for eip, protocol, port in sorted(state.served):
-        served["4" if family_of(eip) == V4 else "6"].append(f"{eip} . {protocol} . {port}")
-    for prefix, sets in (("served", served), ("eip", eips)):
-        for family, members in sets.items():
-            if members:
-                yield f"add element inet {NFT_TABLE} {prefix}{family} {{ {', '.join(members)} }}"
+        members[f"eip{family_of(eip)}"].append((eip,))
+    for served in sorted(state.served):
+        members[f"served{family_of(served[0])}"].append(served)
+    return {name: found for name, found in members.items() if found}
+
+
+def _lines(state: KernelState) -> Iterable[str]:
+    for name, members in _members(state).items():
+        texts = (" . ".join(map(str, member)) for member in members)
+        yield f"add element inet {NFT_TABLE} {name} {{ {', '.join(texts)} }}"
 
 
 def whole(state: KernelState) -> str:
@@ -88,14 +91,16 @@ def whole(state: KernelState) -> str:
     return fresh + "\n".join(_lines(state))
 
 
+def _key(member: tuple[str] | Served) -> bytes:
+    """As the kernel has it: what is joined is padded to four bytes each."""
+    if len(member) == 1:
+        return packed(member[0])
+    eip, protocol, port = member
+    return packed(eip) + _SERVED.pack(_PROTOCOLS[protocol], port)
+
+
 def _keys(state: KernelState) -> dict[str, list[bytes]]:
-    """By set, as the kernel has them: what is joined is padded to four bytes each."""
-    keys: dict[str, list[bytes]] = {"served4": [], "served6": [], "eip4": [], "eip6": []}
-    for eip in sorted(state.eips):
-        keys[f"eip{family_of(eip)}"].append(packed(eip))
-    for eip, protocol, port in sorted(state.served):
-        keys[f"served{family_of(eip)}"].append(packed(eip) + _SERVED.pack(_PROTOCOLS[protocol], port))
-    return {name: wanted for name, wanted in keys.items() if wanted}
+    return {name: [_key(member) for member in members] for name, members in _members(state).items()}
 
 
 def add(state: KernelState) -> None:
