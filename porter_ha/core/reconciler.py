@@ -210,8 +210,7 @@ class Reconciler:
             self._adopt(claim)
             self._release(claim.key, now, keep=claim.held + self._pending.get(claim.key, ()))
             if self.leading and claim.recorded and claim.held:
-                self._relinquished.add(claim.key)
-                self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync))
+                self._relinquish(claim)
             if self.leading and claim.refusal is not None:
                 self._explain(claim, claim.refusal)
         self._advertise(claim)
@@ -296,10 +295,13 @@ class Reconciler:
     def _evict(self, claim: Claim, refusal: Refusal) -> None:
         """It has an address together with others, and its new ports or pods do not go with theirs: they keep it."""
         if claim.key not in self._relinquished or self._explained.get(claim.key) != refusal:
-            self._relinquished.add(claim.key)
-            self._assigned.pop(claim.key, None)
             self._explained[claim.key] = refusal
-            self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync, refusal))
+            self._relinquish(claim, refusal)
+
+    def _relinquish(self, claim: Claim, refusal: Refusal | None = None) -> None:
+        self._relinquished.add(claim.key)
+        self._assigned.pop(claim.key, None)  # what was told and has not left is not written any more
+        self._effects.append(Relinquish(claim.key, claim.uid, claim.held, self._resync, refusal))
 
     def _explain(self, claim: Claim, refusal: Refusal) -> None:
         if self._explained.get(claim.key) != refusal:

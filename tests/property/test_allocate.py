@@ -140,6 +140,7 @@ ONE, TCP80, TCP443 = ("10.0.0.1",), Sharing("k", (("TCP", 80),)), Sharing("k", (
 @example([want(1, (), TCP80), want(1, ("192.0.2.1",)), ("write", 2), want(0, (), TCP443)])
 @example([want(0, (), TCP80), want(1, (), TCP443), ("pools", []), want(0), ("failover", None)])
 @example([want(0, ONE, TCP443), want(2, ONE), want(2, (), TCP80), want(2, ONE)])
+@example([want(1), ("opt out", "ns/1"), ("write", 1), want(1)])
 @example([want(4), want(4, ONE, Sharing("k", (), "x")), ("write", 1), want(0, (), Sharing("k", (), "x")), want(4)])
 def test_no_address_is_ever_in_two_statuses_and_none_moves_unasked(sequence):
     world = World()
@@ -181,6 +182,7 @@ def test_no_address_is_ever_in_two_statuses_and_none_moves_unasked(sequence):
         world.write(len(world.wire))
     world.excused.clear()
     world.check()
+    assert world.wishes.keys() <= world.status.keys() | world.reconciler.waiting.keys(), "forgotten"
     for key, addresses in world.status.items():
         for address in addresses:
             sharers = {other for other, held in world.status.items() if address in held}
