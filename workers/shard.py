@@ -140,7 +140,9 @@ class Shard:
         for effect in effects:
             if isinstance(effect, Assign):
                 self._waiting.discard(effect.key)
-                self._asking.setdefault(effect.key, self._now())
+                known = self._state.service(effect.key)
+                if known is not None and not known.addresses:  # another address for one that has one is not timed
+                    self._asking.setdefault(effect.key, self._now())
             elif effect.refusal is not None:
                 self._waiting.add(effect.key)
                 self._asking.pop(effect.key, None)

@@ -75,6 +75,12 @@ def test_what_a_pool_was_full_for_is_not_counted():
     assert took(0.25, FULL, 3600.0, ASSIGN) == pytest.approx(0.0)
 
 
+def test_what_is_written_over_an_eip_that_is_there_is_not_counted_when_something_else_changes():
+    again = Assign(KEY, "uid", ("10.0.0.1",), "pool", serial=1)  # an overruling write: status shows it already
+    moved = Assign(KEY, "uid", ("10.0.0.2",), "pool")
+    assert took(0.25, ASSIGN, again, 3600.0, moved) == pytest.approx(0.25)
+
+
 def test_nothing_is_counted_of_what_never_came():
     assert took(0.25, FULL, 3600.0) is None
 
