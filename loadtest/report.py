@@ -34,7 +34,7 @@ DONE = """Shares, not costs: profiling makes each call dearer. What profiles led
 
 What is left is a request and two watch events for each Service, as in the bare client, and the hops between processes,
 which it has not. What comes alone costs more than what comes among others, in every part: an agent's change takes
-0.1 ms of processor time right after another one, and 0.5 ms after a pause in which others have used the caches.
+0.1 ms of processor time right after another one, and 0.5 ms after a pause of 50 ms (seen once, by hand, 2026-11-26).
 """
 
 
@@ -60,7 +60,8 @@ def goals(results: "Results") -> Iterator[Goal]:
         last = max(burst.after_last_create_s for burst in service.burst)
         yield Goal("burst: last EIP in the FIB after the last create", f"{last} s", "at most 0.3 s", last <= 0.3)
         p50 = service.single.fib_p50_ms
-        text = f"{p50} ms (bare client's EIP alone: {service.bare_single_p50_ms} ms)"
+        best = f"best of {len(service.ours)} rounds"
+        text = f"{p50} ms, {best} (bare client's EIP alone: {service.bare_single_p50_ms} ms)"
         yield Goal("one Service to BIRD's FIB, p50", text, "under 7 ms", p50 < 7)
         lost = sum(b.count - b.routed for b in service.burst) + sum(a.count - a.unique for a in service.ours)
         yield Goal("EIPs lost or doubled", str(lost), "0", lost == 0)

@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
         return self._take()
 
     def give_up(self) -> None:
-        """Whoever waits is told that it took too long. A timer's: it costs a tenth of asyncio.timeout."""
+        """Whoever waits is told that it took too long. For timers: they cost half of what asyncio.timeout does."""
         self._fail("nothing came in time")
 
     def close(self) -> None:

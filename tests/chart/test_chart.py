@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from porter_ha.model import names
 from porter_ha.model.advice import policies
 from porter_ha.model.crds import definitions
 from porter_ha.model.fence import policy
@@ -86,6 +87,12 @@ def test_every_argument_is_one_that_the_command_knows():
         node = ["--node", "n"] if "NODE_NAME" in environment else []
         context = known.make_context(command, [*arguments, *node], parent=click.Context(main))
         assert context.params["classless"] is True
+
+
+def test_an_uninstallation_finds_the_workloads_by_these_names():
+    documents = render()
+    assert one(documents, "Deployment", names.MANAGER_WORKLOAD)
+    assert container(documents, "DaemonSet", names.AGENT_WORKLOAD)["name"] == names.AGENT_CONTAINER
 
 
 def test_the_policies_are_those_of_the_model_in_any_namespace():
