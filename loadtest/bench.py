@@ -23,6 +23,7 @@ from tests.lab.shell import ROOT
 BUILD = ROOT / "build"
 HOPS = 3
 REST_S = 2.0
+AGAIN = 3
 
 
 class Service(msgspec.Struct):
@@ -52,6 +53,7 @@ class Results(msgspec.Struct):
     service: Service | None = None
     scale: list[measure.Assignment] = []
     scale_idle_percent: float = 0.0
+    again: dict[int, list[measure.Assignment]] = {}  # by how many Services there are: some of them, assigned anew
     paced: measure.Assignment | None = None  # as many as the fewest of `scale`, at the rate that the most came to
     nodes: dict[int, measure.Single] = {}
     allocator_s: dict[int, float] = {}
@@ -135,14 +137,20 @@ class Bench:
 
     async def scale(self) -> None:
         await place.set_nodes(self._client, HOPS)
+        self.results.scale, self.results.again = [], {}
         with place.controller(self._name, self._command) as processes:
             await asyncio.sleep(REST_S)
             idle = self.results.scale_idle_percent = (await place.idle_percent(processes, 5 * REST_S))[0]
             for count in (300, 1000) if self._quick else (1000, 4000, 16_000):
-                found = await measure.assignment(self._client, count, processes)
+                found = await measure.assignment(self._client, count, processes, stay=True)
                 self.results.scale.append(found)
                 cost = f"{found.cpu_ms_per_service} ms of processor, {found.added_ms(idle)} without what it uses anyway"
                 click.echo(f"  {count}: {found.rate} EIPs/s, each {cost}; p99 {found.p99_ms} ms")
+                some = self.results.scale[0].count
+                anew = [await measure.again(self._client, count, some, processes) for _ in range(AGAIN)]
+                self.results.again[count] = anew
+                click.echo(f"  {some} of {count} anew: each {measure.mean_added_ms(anew, idle)} ms")
+                await measure.clear(self._client, count)
             fewest, most = self.results.scale[0], self.results.scale[-1]
             paced = self.results.paced = await measure.assignment(
                 self._client, fewest.count, processes, per_s=most.rate
@@ -159,6 +167,7 @@ class Bench:
 
     async def profile(self) -> None:
         await place.set_nodes(self._client, HOPS)
+        self.results.profile = []
         for count in (300,) if self._quick else (1000, 4000):
             with profiles.profiled(), place.controller("porter"):
                 self.results.profile += await profiles.take(self._client, count)

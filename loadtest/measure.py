@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from typing import Any
 
 import msgspec
 
@@ -12,11 +13,12 @@ from loadtest.world import Seen, create, delete, post, service
 from porter_ha.kube import paths
 from porter_ha.kube.client import MERGE, Client
 from porter_ha.kube.watch import Watch
+from porter_ha.model.names import OPT_IN_ANNOTATION, OPT_IN_VALUES
 
 BETWEEN_S = 0.02
 PATIENCE_S = 120.0
 SETTLE_S = 1.0
-AT_ONCE = 48  # requests of those who create Services as fast as they go
+AT_ONCE = 64  # requests of those who create Services as fast as they go, as in shared/bench/assign_bench.py
 
 
 def percentile(values: Iterable[float], p: float) -> float:
@@ -58,6 +60,11 @@ def rate_ratio(ours: Iterable[Assignment], others: Iterable[Assignment]) -> floa
     return round(sum(1 / one.rate for one in others) / sum(1 / one.rate for one in ours), 3)
 
 
+def mean_added_ms(rounds: Collection[Assignment], idle_percent: float) -> float:
+    """`added_ms` over all rounds together, of equally many Services each."""
+    return round(sum(one.added_ms(idle_percent) for one in rounds) / len(rounds), 3)
+
+
 class Burst(msgspec.Struct):
     """Many Services at once. `after_last_create_s` is from when the last request was answered to the last route."""
 
@@ -89,9 +96,52 @@ async def single(client: Client, count: int, hops: int, *, routed: bool = True) 
     return Single(count, percentile(assigned, 50), percentile(in_fib, 50), percentile(in_fib, 99))
 
 
-async def assignment(client: Client, count: int, processes: Iterable[str], per_s: float = 0.0) -> Assignment:
-    """As fast as they go, or so many a second."""
-    names = [f"assign-{i:05}" for i in range(count)]
+async def assignment(
+    client: Client, count: int, processes: Iterable[str], per_s: float = 0.0, *, stay: bool = False
+) -> Assignment:
+    """New Services, as fast as they go, or so many a second. With `stay` they are left for `again` and `clear`."""
+    names = _assignment_names(count)
+    async with Seen(client, 1) as seen:
+        found = await _assignment(
+            seen, names, lambda name: post(client, paths.services(place.NAMESPACE), service(name)), processes, per_s
+        )
+    if not stay:
+        await clear(client, count)
+    return found
+
+
+async def again(client: Client, among: int, count: int, processes: Iterable[str]) -> Assignment:
+    """So many of the Services that `assignment` left opt out, and then in again: they are assigned anew, and are no new
+    objects, which cost the API server the more the more there are."""
+    names = _assignment_names(among)[:: among // count][:count]
+
+    async def opt(name: str, value: str | None) -> None:
+        meta = {"metadata": {"annotations": {OPT_IN_ANNOTATION: value}}}
+        await client.request("PATCH", f"{paths.services(place.NAMESPACE)}/{name}", meta, content_type=MERGE)
+
+    async with Seen(client, 1) as seen:
+        await in_parallel((opt(name, None) for name in names), AT_ONCE)
+        await seen.until_released(names, PATIENCE_S)
+        await asyncio.sleep(SETTLE_S)
+        return await _assignment(seen, names, lambda name: opt(name, OPT_IN_VALUES[0]), processes)
+
+
+async def clear(client: Client, count: int) -> None:
+    """Remove what `assignment` left."""
+    await in_parallel(delete(client, name) for name in _assignment_names(count))
+
+
+def _assignment_names(count: int) -> list[str]:
+    return [f"assign-{i:05}" for i in range(count)]
+
+
+async def _assignment(
+    seen: Seen,
+    names: list[str],
+    ask: Callable[[str], Coroutine[Any, Any, None]],
+    processes: Iterable[str],
+    per_s: float = 0.0,
+) -> Assignment:
     asked: dict[str, float] = {}
     daemons = list(processes)
 
@@ -99,30 +149,27 @@ async def assignment(client: Client, count: int, processes: Iterable[str], per_s
         if per_s:
             await asyncio.sleep(max(0.0, began + number / per_s - time.perf_counter()))
         asked[name] = time.perf_counter()
-        await post(client, paths.services(place.NAMESPACE), service(name))
+        await ask(name)
 
-    async with Seen(client, 1) as seen:
-        before, server = place.cpu_of(daemons), place.cpu_s("kube-apiserver")
-        began = time.perf_counter()
-        await in_parallel((one(number, name) for number, name in enumerate(names)), AT_ONCE)
-        created = time.perf_counter()
-        await seen.until_assigned(names, PATIENCE_S)
-        cpu, server = place.cpu_of(daemons) - before, place.cpu_s("kube-apiserver") - server
-        done = [n for n in names if n in seen.eip]
-        last = max((seen.assigned[n] for n in done), default=created)
-        waits = [seen.assigned[n] - asked[n] for n in done] or [0.0]
-        unique = len({seen.eip[n] for n in done})
-        await _clear(client, seen, names)
+    before, server = place.cpu_of(daemons), place.cpu_s("kube-apiserver")
+    began = time.perf_counter()
+    await in_parallel((one(number, name) for number, name in enumerate(names)), AT_ONCE)
+    asked_all = time.perf_counter()
+    await seen.until_assigned(names, PATIENCE_S)
+    cpu, server = place.cpu_of(daemons) - before, place.cpu_s("kube-apiserver") - server
+    done = [n for n in names if n in seen.eip]
+    last = max((seen.assigned[n] for n in done), default=asked_all)
+    waits = [seen.assigned[n] - asked[n] for n in done] or [0.0]
     return Assignment(
-        count=count,
+        count=len(names),
         assigned=len(done),
-        unique=unique,
+        unique=len({seen.eip[n] for n in done}),
         rate=round(len(done) / (last - began), 1),
         p50_ms=percentile(waits, 50),
         p99_ms=percentile(waits, 99),
-        after_last_create_s=round(last - created, 3),
-        cpu_ms_per_service=round(cpu / count * 1e3, 3),
-        apiserver_ms_per_service=round(server / count * 1e3, 3),
+        after_last_create_s=round(last - asked_all, 3),
+        cpu_ms_per_service=round(cpu / len(names) * 1e3, 3),
+        apiserver_ms_per_service=round(server / len(names) * 1e3, 3),
     )
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from loadtest.measure import mean_added_ms
+
 
 def draw(results: "Results", folder: Path) -> None:
     """bench-scale: cost of a Service by their number; bench-plan: of a change; bench-nodes: waiting by nodes."""
@@ -21,6 +23,9 @@ def draw(results: "Results", folder: Path) -> None:
             "of that added by a Service": [a.added_ms(results.scale_idle_percent) for a in results.scale],
             "kube-apiserver": [a.apiserver_ms_per_service for a in results.scale],
         }
+        if results.again:
+            anew = [mean_added_ms(results.again[count], results.scale_idle_percent) for count in sizes]
+            series["added by one that is assigned anew"] = anew
         _picture(folder / "bench-scale", "Services", "processor ms per Service", sizes, series)
     if results.plan:
         plan = sorted((p for p in results.plan if p.nodes == 100), key=lambda p: p.services)

@@ -115,6 +115,8 @@ class Seen:
             if held and change.name not in self.eip:
                 self.eip[change.name] = held[0]
                 self.assigned[change.name] = now
+            elif not held:
+                self.eip.pop(change.name, None)
         self._news.set()
 
     async def _read(self) -> None:
@@ -137,6 +139,9 @@ class Seen:
 
     async def until_assigned(self, wanted: Iterable[str], timeout_s: float) -> bool:
         return await self._until(lambda name: name in self.eip, wanted, timeout_s)
+
+    async def until_released(self, wanted: Iterable[str], timeout_s: float) -> bool:
+        return await self._until(lambda name: name not in self.eip, wanted, timeout_s)
 
     async def until_gone(self, eips: Iterable[str], timeout_s: float) -> bool:
         return await self._until(lambda eip: eip in self.gone, eips, timeout_s)

@@ -12,14 +12,12 @@ from typing import Any, cast
 
 import msgspec
 
+from porter_ha.core.moderation import Moderation
 from porter_ha.model.access import Access
 from porter_ha.model.effects import Announce, ServiceEffect
 from porter_ha.model.plan import Claim, Listening, PeerSettings
 
 MAX_FRAME = 64 << 20
-STEADY_S = 0.004  # a frame in so many seconds may leave at once for ever,
-SPARE_S = 0.064  # and as many more, in a row, as this allows;
-GATHER_S = 0.01  # of more than that, what comes in so many seconds leaves together
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -195,21 +193,6 @@ def encode(frame: Frame) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-class Moderation:
-    """When frames leave: at once while they are few, together when they are many. To wake a process for each would cost
-    several times what a frame's own work does (docs/adr/0022)."""
-
-    def __init__(self) -> None:
-        self._paid_until = float("-inf")
-
-    def wait_s(self, now: float) -> float:
-        """How long the frame that comes now waits for others; 0: it leaves at once. `now` must not go back."""
-        self._paid_until = max(self._paid_until, now - SPARE_S)
-        wait_s = GATHER_S if self._paid_until > now else 0.0
-        self._paid_until += wait_s or STEADY_S
-        return wait_s
-
-
 class Channel(asyncio.Protocol):
     """One end of a connection that carries frames. What arrives goes to whoever listens in the very turn of the loop in
     which it arrives: a task that waits for it would come a turn later, at each of a Service's five hops."""
@@ -220,7 +203,7 @@ class Channel(asyncio.Protocol):
         self._listener: Callable[[Any], None] | None = None
         self._early: deque[Any] = deque()
         self._moderation = Moderation()
-        self._gathered: list[bytes] = []
+        self._waiting: list[bytes] = []
         self._rest = bytearray()  # of data: the beginning of a frame
         self._wanted = _LENGTH.size  # so many bytes it must have before looking at it again makes sense
         self._failure: Exception | None = None
@@ -241,22 +224,24 @@ class Channel(asyncio.Protocol):
             raise self._failure
 
     def send(self, frame: Frame) -> None:
-        """In order. What opens and closes doors leaves at once, with all that waits."""
-        loop = asyncio.get_running_loop()
-        first = not self._gathered
-        self._gathered.append(encode(frame))
-        if isinstance(frame, Term | Door):
-            self._flush()
-        elif first:
+        """At once, after all that waits."""
+        self._waiting.append(encode(frame))
+        self._flush()
+
+    def send_soon(self, frame: Frame) -> None:
+        """For what comes one by one and may come in masses: then it waits a little for others (core/moderation.py)."""
+        self._waiting.append(encode(frame))
+        if len(self._waiting) == 1:
+            loop = asyncio.get_running_loop()
             if wait_s := self._moderation.wait_s(loop.time()):
                 loop.call_later(wait_s, self._flush)
             else:
                 self._flush()
 
     def _flush(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        if gathered and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(gathered))
+        waiting, self._waiting = self._waiting, []
+        if waiting and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(waiting))
 
     def close(self) -> None:
         self._flush()

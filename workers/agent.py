@@ -189,7 +189,9 @@ async def _serve(settings: AgentSettings) -> None:
         agent = Agent(settings)
         fib = Fib(agent.drift, agent.look)
         watches = [
-            Watch(client, paths.SERVICES, agent.services_changed, {"fieldSelector": "spec.type=LoadBalancer"}),
+            Watch(
+                client, paths.SERVICES, agent.services_changed, {"fieldSelector": "spec.type=LoadBalancer"}, gather=True
+            ),
             Watch(client, paths.NODES, agent.node_changed, {"fieldSelector": f"metadata.name={settings.node}"}),
         ]
         endpoint = await serve(

@@ -1,7 +1,6 @@
 """A shard process: turns the raw objects of its Services into claims, and carries out the effects on them."""
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -23,6 +22,7 @@ from porter_ha.protocol import (
     Do,
     Filled,
     Finish,
+    Frame,
     FromManager,
     Hello,
     Raw,
@@ -53,8 +53,8 @@ class Shard:
             now,
             known=self._state.service,
             recorded=self._recorded,
-            written=lambda key, serial: channel.send(Written(key, serial)),
-            undone=lambda key: channel.send(Undone([key])),
+            written=lambda key, serial: channel.send_soon(Written(key, serial)),
+            undone=lambda key: channel.send_soon(Undone([key])),
             finished=self._finished,
             count=self._count,
             took=lambda seconds: observe(counters, "write_seconds", seconds),
@@ -72,12 +72,12 @@ class Shard:
         if isinstance(frame, Raws):
             for item in frame.items:
                 self._digest(item)
-            self._tell_claims()
+            self._tell_claims(self._channel.send)
         elif isinstance(frame, Filled):
             self._filled = True
-            self._tell_claims()
+            self._tell_claims(self._channel.send)
         elif isinstance(frame, Sync):
-            self._tell_claims()
+            self._tell_claims(self._channel.send)
             self._channel.send(Synced(frame.token))
         elif isinstance(frame, Finish):
             self._finishing = asyncio.create_task(self._finish(frame.token))
@@ -115,7 +115,7 @@ class Shard:
             self._count("undecodable_objects")
             log("cannot read object", kind=item.kind, service=item.service_key, name=item.name, error=str(error))
 
-    def _tell_claims(self) -> None:
+    def _tell_claims(self, tell: Callable[[Frame], None]) -> None:
         if not self._filled:
             return
         changed, gone = self._state.drain()
@@ -124,7 +124,7 @@ class Shard:
         left = [key for key in gone if self._writer.forget(key)]
         self._leaving.update(set(gone).difference(left))  # a write is on its way: their addresses are not free yet
         if changed or left:
-            self._channel.send(Claims(changed, left))
+            tell(Claims(changed, left))
 
     def _time(self, changed: list[Claim], gone: list[str]) -> None:
         now = self._now()
@@ -152,7 +152,7 @@ class Shard:
     def _finished(self, key: str) -> None:
         if key in self._leaving:
             self._leaving.discard(key)
-            self._channel.send(Claims([], [key]))
+            self._channel.send_soon(Claims([], [key]))
 
     def _recorded(self, key: str, raw: bytes) -> None:
         """What a write of ours left in the API server: news that need not wait for the watch to bring it."""
@@ -165,7 +165,7 @@ class Shard:
             return  # the watch will bring it
         if news:
             self._told[key] = raw
-            self._tell_claims()
+            self._tell_claims(self._channel.send_soon)
 
     def _count(self, name: str) -> None:
         self._counters[name] = self._counters.get(name, 0) + 1
@@ -173,9 +173,10 @@ class Shard:
 
 async def start(channel: Channel, hello: Hello, counters: Counters) -> Handler:
     assert hello.access is not None, "a shard needs credentials"
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        # On a busy machine let others finish their turn, the API server first: there is more to do at once then.
+    try:  # on a busy machine let others finish their turn, the API server first: there is more to do at once then
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError as error:  # a sandbox may forbid it; all works without
+        log("not scheduled as a batch", error=str(error))
     return Shard(channel, Client(hello.access), hello, counters, time.monotonic).handle
 
 

@@ -1,6 +1,7 @@
 """Connections to one HTTP/1.1 server: kept alive, one request at a time on each (RFC 9112, no pipelining).
 
-A connection that saw anything but one whole answer is closed and never used again.
+A connection that saw anything but one whole answer is closed and never used again. A stream is read when its reader
+asks for more, and not before: until then what comes waits in the kernel, and wakes nobody.
 
 Must never: send a request twice; hand a part of an answer on as if it were all of it.
 """
@@ -16,8 +17,6 @@ from urllib.parse import urlsplit
 import httptools
 
 IDLE_S = 60.0  # less than the 90 s after which Go's servers close what is idle: not to write into a closing connection
-READ_AHEAD = 1 << 20  # bytes of a stream that may wait for whoever reads it
-
 
 T = TypeVar("T")
 
@@ -46,8 +45,7 @@ class _Connection(asyncio.Protocol):
         self.headers: list[tuple[bytes, bytes]] = []
         self.whole = True  # no answer is on its way
         self._parts: list[bytes] = []
-        self._size = 0
-        self._paused = False
+        self._streaming = self._paused = False
         self._failure: Broken | None = None
         self._news: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport
@@ -60,6 +58,9 @@ class _Connection(asyncio.Protocol):
         sock: socket.socket | None = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        read_ahead = getattr(transport, "set_read_buffer_limits", None)
+        if read_ahead is not None:  # TLS, which would go on reading for its own buffer
+            read_ahead(high=1, low=0)
 
     def data_received(self, data: bytes) -> None:
         if self.whole:
@@ -72,6 +73,9 @@ class _Connection(asyncio.Protocol):
         else:
             if self.whole or self._parts:
                 self._tell()
+            if self._streaming and self._parts and not self.whole and not self._paused:
+                self._paused = True
+                self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(str(exc or "") or "the connection ended")
@@ -91,10 +95,6 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
-        self._size += len(body)
-        if self._size > READ_AHEAD and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # "go on" (100) and its like come before the answer
@@ -105,9 +105,10 @@ class _Connection(asyncio.Protocol):
 
     # -- whoever asks
 
-    def ask(self, request: bytes) -> None:
+    def ask(self, request: bytes, *, streaming: bool = False) -> None:
+        self._go_on()
         self._take()  # what nobody read of the answer before
-        self.status, self.headers, self.whole = 0, [], False
+        self.status, self.headers, self.whole, self._streaming = 0, [], False, streaming
         self._transport.write(request)
 
     async def head(self) -> int:
@@ -119,13 +120,13 @@ class _Connection(asyncio.Protocol):
     async def rest(self) -> bytes:
         """All of the body. Raises Broken."""
         while not self.whole:
-            self._go_on()
             await self._wait()
         return self._take()
 
     async def part(self, patience_s: float) -> bytes:
         """What of the body has come; nothing at its end. Raises Broken, also when nothing comes for so long."""
         if not self._parts and not self.whole:
+            self._go_on()
             timer = asyncio.get_running_loop().call_later(patience_s, self.give_up)
             try:
                 while not self._parts and not self.whole:
@@ -144,12 +145,11 @@ class _Connection(asyncio.Protocol):
 
     def _take(self) -> bytes:
         taken = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self._size = [], 0
-        self._go_on()
+        self._parts = []
         return taken
 
     def _go_on(self) -> None:
-        if self._paused:
+        if self._paused and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
 
@@ -217,7 +217,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         connection = await self._connection(loop.time() + self._timeout_s)
         try:
-            connection.ask(request)
+            connection.ask(request, streaming=True)
             timer = loop.call_later(patience_s, connection.give_up)
             try:
                 status = await connection.head()

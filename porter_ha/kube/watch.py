@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from porter_ha.core.backoff import Backoff
+from porter_ha.core.moderation import Moderation
 from porter_ha.kube.client import ApiError, Client, Unreachable
 
 PAGE = "500"
@@ -91,7 +92,8 @@ async def listed(client: Client, path: str, params: Mapping[str, str]) -> AsyncI
 
 
 class Watch:
-    """`path` is the collection (/api/v1/services); `params` may hold selectors."""
+    """`path` is the collection (/api/v1/services); `params` may hold selectors. With `gather`, changes that come in
+    masses wait a little for each other, and are delivered together (core/moderation.py)."""
 
     def __init__(
         self,
@@ -99,8 +101,11 @@ class Watch:
         path: str,
         deliver: Callable[[list[Change]], None],
         params: Mapping[str, str] | None = None,
+        *,
+        gather: bool = False,
     ) -> None:
         self._client, self.path, self._deliver = client, path, deliver
+        self._moderation = Moderation() if gather else None
         self._task: asyncio.Task[None] | None = None
         self._params = dict(params or {})
         self._known: dict[tuple[str, str], Mapping[str, str] | None] = {}
@@ -140,6 +145,7 @@ class Watch:
                     self.live.set()
                     self._apply(lines)
                     backoff.reset()
+                    await self._gather()
             except _Gone:
                 self._version = ""
             except ApiError as error:
@@ -156,6 +162,10 @@ class Watch:
         self.failures += 1
         self.live.clear()
         await self._client.reach.recovery(seconds)
+
+    async def _gather(self) -> None:
+        if self._moderation and (wait_s := self._moderation.wait_s(asyncio.get_running_loop().time())):
+            await asyncio.sleep(wait_s)
 
     def _stream(self, version: str, **extra: str) -> AsyncIterator[list[bytes]]:
         params = {
@@ -187,6 +197,8 @@ class Watch:
             if ended:
                 self.synced.set()
                 self.live.set()
+            if self.live.is_set():
+                await self._gather()
         if not self._version:
             raise Unreachable(f"watch {self.path}: ended before everything was listed")
 

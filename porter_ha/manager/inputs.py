@@ -76,8 +76,8 @@ class Inputs:
         self.confs = Table(client, paths.BGP_CONFS, BgpConf, on_table)
         self.peers = Table(client, paths.BGP_PEERS, BgpPeer, on_table)
         self.secrets = Table(client, paths.secrets(namespace), Secret, on_table)
-        self._services = Watch(client, paths.SERVICES, self._service_changes)
-        self._slices = Watch(client, paths.ENDPOINT_SLICES, self._slice_changes)
+        self._services = Watch(client, paths.SERVICES, self._service_changes, gather=True)
+        self._slices = Watch(client, paths.ENDPOINT_SLICES, self._slice_changes, gather=True)
         self._barrier_key = f"{namespace}/{names.BARRIER_SERVICE}"
         self._barrier = msgspec.json.Decoder(Service)
         self._on_raws, self._on_barrier, self._on_servers = on_raws, on_barrier, on_servers

@@ -91,6 +91,12 @@ def test_shards_follow_the_cores_that_the_replica_may_use(eip, alone):
     assert addresses("web") == (eip,)
 
 
+def test_only_shards_let_others_finish_their_turn(eip):
+    policies = {name: os.sched_getscheduler(pid) for name, pid in nodes.pids(nodes.leader()).items()}
+    assert {name for name, policy in policies.items() if policy == os.SCHED_BATCH} == {"shard-0"}
+    assert "speaker" in policies
+
+
 def test_a_service_deleted_while_the_shard_is_down_is_noticed(eip):
     apply(service("doomed", "web"))
     (doomed,) = wait_addresses("doomed")

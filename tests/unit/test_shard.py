@@ -24,6 +24,8 @@ class Manager:
     def send(self, frame):
         self.frames.append(frame)
 
+    send_soon = send
+
     def service(self, eip=""):
         self.version += 1
         return msgspec.json.encode({
