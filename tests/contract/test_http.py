@@ -15,7 +15,7 @@ from porter_ha.http.client import Broken, Pool
 from porter_ha.http.server import Page, listen
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-LARGE = b"x" * (3 << 20)  # more than is read ahead
+LARGE = b"x" * (3 << 20)  # more than is read at once
 
 
 class Scripted:
@@ -77,7 +77,7 @@ def test_an_answer_that_comes_in_pieces_is_one():
     assert answer.body == b"abc"
 
 
-def test_an_answer_larger_than_what_is_read_ahead_is_whole_and_its_connection_is_used_again():
+def test_an_answer_larger_than_what_is_read_at_once_is_whole_and_its_connection_is_used_again():
     answers, heard = ask(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(LARGE), LARGE, times=2)
     assert [answer.body == LARGE for answer in answers] == [True, True]
     assert len(heard) == 1
