@@ -16,7 +16,7 @@ from porter_ha.kube import paths, status
 from porter_ha.kube.client import IN_FLIGHT, STRATEGIC, Client
 from porter_ha.kube.watch import Change, Watch
 from porter_ha.model.net import V4, parse_address, to_text
-from porter_ha.model.objects import Service
+from porter_ha.model.objects import ObjectMeta, Service
 
 FIRST = "10.128.0.0"
 EPOCH = 10**9  # later than any term: the fence, where it looks, lets it pass
@@ -28,7 +28,7 @@ async def main(user: str) -> None:
     decoder = msgspec.json.Decoder(Service)
     free = parse_address(FIRST)[1]
     given: dict[str, str] = {}
-    queue: deque[tuple[str, str, str]] = deque()
+    queue: deque[tuple[str, ObjectMeta, str]] = deque()
     waiting = asyncio.Semaphore(0)
 
     def deliver(changes: list[Change]) -> None:
@@ -37,18 +37,19 @@ async def main(user: str) -> None:
             if change.raw is None:
                 continue
             service = decoder.decode(change.raw)
-            uid = service.metadata.uid
+            meta = service.metadata
+            uid = meta.uid
             if uid not in given and not service.addresses and opted_in(service, False):
                 given[uid] = to_text(V4, free)
                 free += 1
-                queue.append((change.key, uid, given[uid]))
+                queue.append((change.key, meta, given[uid]))
                 waiting.release()
 
     async def write(client: Client) -> None:
         while True:
             await waiting.acquire()
-            key, uid, address = queue.popleft()
-            body = status.service_assigned(uid, EPOCH, [address])
+            key, meta, address = queue.popleft()
+            body = status.service_assigned(meta.uid, meta.resource_version, EPOCH, [address])
             await client.request("PATCH", paths.service(key) + "/status", body, content_type=STRATEGIC)
 
     async with Client(access(user)) as client, asyncio.TaskGroup() as group:

@@ -235,7 +235,7 @@ async def agent(client: Client, eips: int, changes: int = 100) -> AgentCost:
 async def _record(client: Client, name: str, eip: str) -> None:
     """A Service with an EIP, as a controller makes it: two events for the agent."""
     await create(client, name)
-    body = status.service_assigned("", 1, [eip])
+    body = status.service_assigned("", "", 1, [eip])
     del body["metadata"]["uid"]  # type: ignore[attr-defined]
     await client.request("PATCH", f"{paths.services(place.NAMESPACE)}/{name}/status", body, content_type=STRATEGIC)
 

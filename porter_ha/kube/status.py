@@ -29,15 +29,17 @@ def condition(kind: str, refusal: Refusal | None, good: str = Reason.ACCEPTED) -
     }
 
 
-def _meta(uid: str, epoch: int, **annotations: str | None) -> dict[str, object]:
-    """The uid makes it this very Service's; the epoch is what the admission policy compares (design 2.1)."""
-    return {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: str(epoch), **annotations}}
+def _meta(uid: str, version: str, epoch: int, **annotations: str | None) -> dict[str, object]:
+    """The uid makes it this very Service's, the resourceVersion (unless it is empty) the Service's as we know it, and
+    the epoch is what the admission policy compares (design 2.1)."""
+    meta: dict[str, object] = {"uid": uid, "annotations": {names.EPOCH_ANNOTATION: str(epoch), **annotations}}
+    return {**meta, "resourceVersion": version} if version else meta
 
 
-def service_assigned(uid: str, epoch: int, addresses: Sequence[str]) -> dict[str, object]:
+def service_assigned(uid: str, version: str, epoch: int, addresses: Sequence[str]) -> dict[str, object]:
     """Strategic merge patch for services/status: these addresses, in this term."""
     return {
-        "metadata": _meta(uid, epoch, **{names.EIPS_ANNOTATION: ",".join(addresses)}),
+        "metadata": _meta(uid, version, epoch, **{names.EIPS_ANNOTATION: ",".join(addresses)}),
         "status": {
             "loadBalancer": {"ingress": [{"ip": a, "ipMode": "VIP"} for a in addresses]},
             "conditions": [condition(names.CONDITION_ASSIGNED, None, Reason.ASSIGNED)],
@@ -45,12 +47,12 @@ def service_assigned(uid: str, epoch: int, addresses: Sequence[str]) -> dict[str
     }
 
 
-def service_relinquished(uid: str, epoch: int, refusal: Refusal | None) -> dict[str, object]:
+def service_relinquished(uid: str, version: str, epoch: int, refusal: Refusal | None) -> dict[str, object]:
     """Strategic merge patch that takes our addresses out of a Service, and says why it waits for others if it does. The
     epoch stays: the policy must see it."""
     verdict: dict[str, object] = {"$patch": "delete", "type": names.CONDITION_ASSIGNED}
     return {
-        "metadata": _meta(uid, epoch, **{names.EIPS_ANNOTATION: None}),
+        "metadata": _meta(uid, version, epoch, **{names.EIPS_ANNOTATION: None}),
         "status": {
             "loadBalancer": {"ingress": None},
             "conditions": [verdict if refusal is None else condition(names.CONDITION_ASSIGNED, refusal)],
@@ -58,10 +60,10 @@ def service_relinquished(uid: str, epoch: int, refusal: Refusal | None) -> dict[
     }
 
 
-def service_refused(uid: str, epoch: int, refusal: Refusal) -> dict[str, object]:
+def service_refused(uid: str, version: str, epoch: int, refusal: Refusal) -> dict[str, object]:
     """Strategic merge patch that says why the Service waits."""
     return {
-        "metadata": _meta(uid, epoch),
+        "metadata": _meta(uid, version, epoch),
         "status": {"conditions": [condition(names.CONDITION_ASSIGNED, refusal)]},
     }
 

@@ -5,7 +5,8 @@ are a courtesy (the condition says the same), so their queue is bounded and they
 How many requests are in flight follows the API server's own signals (core/pace.py).
 
 Each write checks the API door just before it leaves: the term must be the one that decided it, and the clock must be
-before the term's end.
+before the term's end. It names the resourceVersion that we know: one that was given up for lost and arrives after all
+changes nothing any more once a later one, ours or a user's, was carried out.
 """
 
 import asyncio
@@ -170,8 +171,9 @@ class Writer:
             if error.status == 404 or (error.status == 409 and self._replaced(effect)):
                 self._settled(key)  # the watch will say, or has said
             else:
-                self._count("write_errors")
-                log("write refused", service=key, error=str(error))
+                if error.status != 409:  # somebody else was faster: what they wrote is on its way to us
+                    self._count("write_errors")
+                    log("write refused", service=key, error=str(error))
                 self._again(key, epoch, effect)
         except Unreachable:
             self._count("write_errors")
@@ -206,19 +208,21 @@ class Writer:
         return epoch == self._epoch and self._now() < self._open_until
 
     def _replaced(self, effect: ServiceEffect) -> bool:
-        """Whether the name belongs to another Service by now, or to none. Else a conflict was one of many writers."""
+        """Whether the name belongs to another Service by now, or to none. Else a conflict was one of versions."""
         service = self._known(effect.key)
         return service is None or service.metadata.uid != effect.uid
 
     async def _write(self, epoch: int, effect: ServiceEffect) -> None:
+        service = self._known(effect.key)
+        version = service.metadata.resource_version if service is not None else ""
         if isinstance(effect, Assign):
-            body = status.service_assigned(effect.uid, epoch, effect.addresses)
+            body = status.service_assigned(effect.uid, version, epoch, effect.addresses)
         elif isinstance(effect, Relinquish):
-            body = status.service_relinquished(effect.uid, epoch, effect.refusal)
+            body = status.service_relinquished(effect.uid, version, epoch, effect.refusal)
         else:
             if self._said(effect):
                 return
-            body = status.service_refused(effect.uid, epoch, effect.refusal)
+            body = status.service_refused(effect.uid, version, epoch, effect.refusal)
         began = self._now()
         left = min(TIMEOUT_S, self._open_until - began)
         path = paths.service(effect.key) + "/status"

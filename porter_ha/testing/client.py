@@ -27,7 +27,7 @@ class Control:
     def __init__(self, server: Apiserver, machine: Machine, random: Random) -> None:
         self.server, self.machine, self._random = server, machine, random
         self.refusing = False
-        self.hung: deque[Callable[[], None]] | None = None
+        self.hung: deque[tuple[bool, Callable[[], None]]] | None = None
         self.lag_s = 0.01
         self.behind_s: dict[str, float] = {}  # how much later the watches of a kind are than the others
         self.torn = 0.0
@@ -51,14 +51,17 @@ class Control:
         self.hung = deque()
 
     def go_on(self) -> None:
+        """Requests came on many connections: which of them goes on first is chance."""
         hung, self.hung = self.hung or (), None
-        for arrive in hung:
-            arrive()
+        requests = [arrive for request, arrive in hung if request]
+        self._random.shuffle(requests)
+        for request, arrive in hung:
+            (requests.pop() if request else arrive)()
 
-    def arrive(self, work: Callable[[], None]) -> None:
+    def arrive(self, work: Callable[[], None], *, request: bool = False) -> None:
         """Work reaches the server: done now, or when it goes on."""
         if self.hung is not None:
-            self.hung.append(lambda: self.arrive(work))
+            self.hung.append((request, lambda: self.arrive(work)))
         else:
             work()
 
@@ -110,7 +113,7 @@ class SimulatedClient(Client):
                 answer = error
             network.send(control.machine, self._machine, partial(resolve, answered, answer))
 
-        network.send(self._machine, control.machine, lambda: control.arrive(carry_out))
+        network.send(self._machine, control.machine, lambda: control.arrive(carry_out, request=True))
         try:
             async with asyncio.timeout(timeout_s or TIMEOUT_S):
                 answer = await answered

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from porter_ha.kube import status
+from porter_ha.kube.client import MERGE, STRATEGIC
 from tests.lab import cluster, controlplane, nodes, routers, topology
 from tests.lab.cluster import addresses, service, settled, wait_addresses, wait_fib
 from tests.lab.controlplane import apply, get, kubectl
@@ -56,8 +58,12 @@ def test_a_frozen_leader_is_fenced(eip):
 def write_as(user: str, epoch: object) -> str:
     """What the API server answers to a status write of Service web by one of the lab's users."""
     body = {"metadata": {"annotations": {"porter-ha.io/epoch": epoch}}, "status": {"conditions": []}}
+    return send_as(user, body, MERGE)
+
+
+def send_as(user: str, body: object, content_type: str) -> str:
     command = ["curl", "-s", "--cacert", str(controlplane.PKI / "ca.crt"), "-X", "PATCH"]
-    command += ["-H", f"Authorization: Bearer lab-{user}", "-H", "Content-Type: application/merge-patch+json"]
+    command += ["-H", f"Authorization: Bearer lab-{user}", "-H", f"Content-Type: {content_type}"]
     url = f"{controlplane.SERVER}/api/v1/namespaces/default/services/web/status"
     return cluster.inside("controlplane", *command, "-d", json.dumps(body), url)
 
@@ -71,6 +77,14 @@ def test_the_api_server_refuses_a_stale_term(eip):
     assert '"kind": "Service"' in write_as("admin", "0"), "other writers never match"
     with pytest.raises(LabError, match="a term cannot go back"):
         kubectl("patch", "term", "porter-ha", "--type=merge", "-p", json.dumps({"spec": {"epoch": epoch - 1}}))
+
+
+def test_a_write_that_arrives_after_a_later_one_changes_nothing(eip):
+    epoch, meta = int(get("term", "porter-ha")["spec"]["epoch"]), get("service", "web")["metadata"]
+    late = status.service_assigned(meta["uid"], meta["resourceVersion"], epoch, ["10.99.99.99"])
+    kubectl("annotate", "service", "web", "somebody=was-faster")
+    assert "the object has been modified" in send_as("manager", late, STRATEGIC)
+    assert addresses("web") == (eip,)
 
 
 def test_a_deleted_term_blocks_nobody_and_is_put_back(eip):

@@ -6,17 +6,19 @@ from porter_ha.core.pace import LEAST, RESPITE_S, Pace
 from porter_ha.kube.client import ApiError
 from porter_ha.kube.writer import Writer
 from porter_ha.model.effects import Assign
+from porter_ha.model.objects import ObjectMeta, Service
 
 
 class Server:
     """Answers PATCHes of Services in turn with what it was told; keeps their order."""
 
     def __init__(self, *answers):
-        self.answers, self.written = list(answers), []
+        self.answers, self.written, self.versions = list(answers), [], []
 
     async def request(self, method, path, body, **_):
         if method == "POST":
             return b"{}"
+        self.versions.append(body["metadata"].get("resourceVersion"))
         answer = self.answers.pop(0) if self.answers else b"{}"
         if isinstance(answer, ApiError):
             raise answer
@@ -28,19 +30,19 @@ def assign(name, resync=False):
     return Assign(f"default/{name}", f"uid-{name}", ("10.0.0.1",), "pool", resync)
 
 
-def writer(server, in_flight=32):
-    told = {"undone": [], "finished": [], "written": []}
+def writer(server, in_flight=32, known=lambda key: None):
+    told = {"undone": [], "finished": [], "written": [], "counted": []}
     made = Writer(
         server,
         "node1",
         in_flight,
         lambda: asyncio.get_running_loop().time(),
-        known=lambda key: None,
+        known=known,
         recorded=lambda key, raw: None,
         written=lambda key, serial: told["written"].append((key, serial)),
         undone=told["undone"].append,
         finished=told["finished"].append,
-        count=lambda name: None,
+        count=told["counted"].append,
         took=lambda seconds: None,
     )
     return made, told
@@ -106,3 +108,26 @@ def test_the_pace_is_halved_by_a_refusal_and_comes_back():
     for _ in range(2000):
         pace.answered(0.01, 100.0)
     assert pace.limit == 32
+
+
+def test_a_write_is_for_the_version_that_is_known_and_comes_again_for_a_later_one():
+    async def scenario():
+        server = Server(ApiError(409, "Conflict", "the object has been modified"))
+        version = 6
+
+        def known(key):
+            nonlocal version
+            version += 1  # a user's change comes between the two tries
+            return Service(
+                metadata=ObjectMeta(name="web", namespace="default", uid="uid-web", resource_version=f"{version}")
+            )
+
+        made, told = writer(server, known=known)
+        made.set_term(1, float("inf"))
+        made.do(1, [assign("web")])
+        await until(lambda: server.written == ["web"])
+        assert server.versions[0] == "7"
+        assert int(server.versions[1]) > 7
+        assert "write_errors" not in told["counted"]
+
+    asyncio.run(scenario())
