@@ -230,13 +230,13 @@ class Channel(asyncio.Protocol):
 
     def send_soon(self, frame: Frame) -> None:
         """For what comes one by one and may come in masses: then it waits a little for others (core/moderation.py)."""
+        loop = asyncio.get_running_loop()
+        wait_s = self._moderation.wait_s(loop.time())
         self._waiting.append(encode(frame))
-        if len(self._waiting) == 1:
-            loop = asyncio.get_running_loop()
-            if wait_s := self._moderation.wait_s(loop.time()):
-                loop.call_later(wait_s, self._flush)
-            else:
-                self._flush()
+        if not wait_s:
+            self._flush()
+        elif len(self._waiting) == 1:
+            loop.call_later(wait_s, self._flush)
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []

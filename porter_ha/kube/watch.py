@@ -145,7 +145,7 @@ class Watch:
                     self.live.set()
                     self._apply(lines)
                     backoff.reset()
-                    await self._gather()
+                    await self._gather(len(lines))
             except _Gone:
                 self._version = ""
             except ApiError as error:
@@ -163,8 +163,9 @@ class Watch:
         self.live.clear()
         await self._client.reach.recovery(seconds)
 
-    async def _gather(self) -> None:
-        if self._moderation and (wait_s := self._moderation.wait_s(asyncio.get_running_loop().time())):
+    async def _gather(self, delivered: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._moderation and (wait_s := self._moderation.wait_s(now, delivered)):
             await asyncio.sleep(wait_s)
 
     def _stream(self, version: str, **extra: str) -> AsyncIterator[list[bytes]]:
@@ -198,7 +199,7 @@ class Watch:
                 self.synced.set()
                 self.live.set()
             if self.live.is_set():
-                await self._gather()
+                await self._gather(len(lines))
         if not self._version:
             raise Unreachable(f"watch {self.path}: ended before everything was listed")
 

@@ -32,13 +32,25 @@ def test_after_a_pause_they_are_acted_on_at_once_again():
     assert moderation.wait_s(5.0) == 0.0
 
 
+def acted(times):
+    """When things that come then are acted on, as a channel and a watch do."""
+    moderation, moments = Moderation(), []
+    for now in times:
+        wait_s = moderation.wait_s(now)
+        if not moments or moments[-1] <= now:
+            moments.append(now + wait_s)
+    return moments
+
+
 def test_however_many_come_those_of_one_time_are_gathered():
-    moderation, now, acted = Moderation(), 0.0, []
-    while now < 2.0:
-        now += moderation.wait_s(now) + 1e-5  # the next one comes right after the last ones were acted on
-        acted.append(now)
-    late = [moment for moment in acted if moment > 1.0]
+    late = [moment for moment in acted([n / 1000 for n in range(2000)]) if moment > 1.0]
     assert len(late) <= 1.1 / GATHER_S
+
+
+def test_after_a_flood_few_are_acted_on_at_once_again():
+    flood = [n / 1000 for n in range(2000)]
+    few = [2.0 + n / 150 for n in range(300)]
+    assert set(few[50:]) <= set(acted(flood + few)), "each when it comes"
 
 
 # -- channels
