@@ -17,6 +17,7 @@ from porter_ha.core import planner
 from porter_ha.core.handover import HotPeers, StepDown
 from porter_ha.core.liveness import Liveness
 from porter_ha.core.reconciler import Reconciler
+from porter_ha.kube import status
 from porter_ha.kube.client import ApiError
 from porter_ha.kube.term import TermStore
 from porter_ha.kube.writer import Writer
@@ -106,12 +107,21 @@ def late_services(world: World) -> None:
 
 
 def no_fence():
-    """Nothing refuses a stale leader's writes, and nobody checks that something does."""
+    """Nothing refuses a stale leader's writes, and nobody checks that something does. They name no version either: by
+    that alone the server refuses those that matter, and no checker sees that the fence is missing."""
 
     async def fenced(self, epoch, service_key):
         return True
 
-    return patch.object(TermStore, "fenced", fenced)
+    meta = status._meta
+
+    def blind(uid, version, epoch, **annotations):
+        return meta(uid, "", epoch, **annotations)
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(TermStore, "fenced", fenced))
+    stack.enter_context(patch.object(status, "_meta", blind))
+    return stack
 
 
 def with_policy(world: World) -> None:
