@@ -65,6 +65,11 @@ def mean_added_ms(rounds: Collection[Assignment], idle_percent: float) -> float:
     return round(sum(one.added_ms(idle_percent) for one in rounds) / len(rounds), 3)
 
 
+def share_of_server(rounds: Collection[Assignment], idle_percent: float) -> float:
+    """The same, divided by what the API server used for them: how fast the machine was then is in both."""
+    return mean_added_ms(rounds, idle_percent) * len(rounds) / sum(one.apiserver_ms_per_service for one in rounds)
+
+
 class Burst(msgspec.Struct):
     """Many Services at once. `after_last_create_s` is from when the last request was answered to the last route."""
 
