@@ -6,6 +6,7 @@ when this replica began are taken as they are. Must never: hold back a node that
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -15,6 +16,7 @@ from porter_ha.model.plan import Claim
 
 PATIENCE_S = 3.0
 PERIOD_S = 0.05
+LATER = 0.125  # of the time since it was first asked: so much later than it could a node joins at most
 AT_ONCE = 64
 
 
@@ -63,15 +65,20 @@ class Joining:
 
     async def _ask(self, key: str, node: str) -> None:
         try:
-            async with self._slots:
-                until = self._host.now() + PATIENCE_S
-                while self._wanted(key, node) and self._host.now() < until:
-                    address = self._addresses().get(node)
-                    if address is None or await self._host.healthy(address, self._claims[key].health_port, "/"):
-                        break
-                    await asyncio.sleep(PERIOD_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):  # in all, however many others are asked
+                    await self._until_it_can(key, node)
             if self._wanted(key, node):
                 self._in[key] |= {node}
                 self._joined(self._filtered(key))
         finally:
             del self._tasks[key, node]
+
+    async def _until_it_can(self, key: str, node: str) -> None:
+        began = self._host.now()
+        while self._wanted(key, node) and (address := self._addresses().get(node)) is not None:
+            async with self._slots:
+                if self._wanted(key, node) and await self._host.healthy(address, self._claims[key].health_port, "/"):
+                    return
+            # Where nobody answers, thousands may be asked: the longer it takes, the less it matters when.
+            await asyncio.sleep(max(PERIOD_S, (self._host.now() - began) * LATER))

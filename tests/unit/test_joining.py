@@ -11,16 +11,17 @@ from tests.unit.builders import claim
 class Host:
     """Of the machine only what is asked: its clock, and what answers."""
 
-    def __init__(self):
+    def __init__(self, takes_s=0.001):
         self.serving = set()
         self.asked = []
+        self.takes_s = takes_s
 
     def now(self):
         return asyncio.get_running_loop().time()
 
     async def healthy(self, address, port, path):
         self.asked.append((address, port, path))
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(self.takes_s)
         return address in self.serving
 
 
@@ -87,6 +88,21 @@ def test_where_nobody_answers_it_joins_all_the_same():
         assert [nodes_of(found) for found in joined] == [["unknown"]], "without an address nothing can be asked"
         await asyncio.sleep(PATIENCE_S + 0.1)
         assert [nodes_of(found) for found in joined][1:] == [["n1", "unknown"]]
+
+    run(scenario)
+
+
+def test_where_nobody_answers_none_waits_for_others():
+    async def scenario():
+        host = Host(takes_s=1.0)
+        made, joined = joining(host)
+        made.asking = True
+        keys = [f"default/s{number}" for number in range(1000)]
+        for key in keys:
+            made.judge(local("n1", key=key))
+        await asyncio.sleep(PATIENCE_S + 0.1)
+        assert sorted(found.key for found in joined) == sorted(keys)
+        assert len(host.asked) <= 64 * (PATIENCE_S + 1)
 
     run(scenario)
 
