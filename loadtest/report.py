@@ -198,8 +198,8 @@ def _scale(results: "Results") -> str:
             "allocator counts all IPAddress objects for each: docs/adr/0022), and what comes slowly costs more: it "
             "is handled piece by piece, through three processes, where news that comes fast is handled in batches.\n",
             table(created) + "\n",
-            "Services that are there already, opt out and are then assigned anew, as fast as they go: an API server's "
-            "work that does not grow.\n",
+            "Services that are there already, opt out and are then assigned anew, as fast as they go: that costs the "
+            "API server about the same however many there are.\n",
             table(anew),
         ]
     )

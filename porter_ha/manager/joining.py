@@ -16,7 +16,7 @@ from porter_ha.model.plan import Claim
 
 PATIENCE_S = 3.0
 PERIOD_S = 0.05
-LATER = 0.125  # of the time since it was first asked: so much later than it could a node joins at most
+LATER = 0.125  # of the time since it was first asked: after how much more it is asked again
 AT_ONCE = 64
 
 

@@ -133,7 +133,7 @@ class Server:
     """A watch's other end: it has `count` changes, one each millisecond, and gives all that there are when asked."""
 
     def __init__(self, count, initial):
-        self.reach, self.initial, self.count, self.asked = Reach(), initial, count, 0
+        self.reach, self.initial, self.count = Reach(), initial, count
 
     def line(self, number):
         name = {"name": f"s-{number}", "namespace": "default", "resourceVersion": str(number + 2)}
@@ -148,7 +148,6 @@ class Server:
         yield [msgspec.json.encode({"type": "BOOKMARK", "object": {"metadata": end}})]
         began, given = loop.time(), 0
         while given < self.count:
-            self.asked += 1
             if (there := min(self.count, int((loop.time() - began) * 1000))) == given:
                 await asyncio.sleep(0.001)
             else:
