@@ -14,7 +14,9 @@ import re
 import ssl
 import time
 import urllib.request
+from http import HTTPStatus
 from typing import Any
+from urllib.error import HTTPError
 
 import gevent
 import orjson
@@ -171,7 +173,11 @@ class Watcher:
         """Delete what users have left, also what a request that was cut off has made."""
         for path in (SERVICES, SLICES):
             for item in self._get(path)["items"]:
-                self._open(f"{path}/{item['metadata']['name']}", "DELETE").close()
+                try:
+                    self._open(f"{path}/{item['metadata']['name']}", "DELETE").close()
+                except HTTPError as error:
+                    if error.code != HTTPStatus.NOT_FOUND:  # a user's last request was faster
+                        raise
 
     def leaks(self) -> list[str]:
         """What is left once every Service is gone; waits for it to go."""

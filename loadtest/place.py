@@ -2,7 +2,8 @@
 
 Nodes are one namespace that owns all their addresses and answers for them: they live and cost nothing. There is no
 kube-proxy and no node agent: on one machine they would only take processor time from what is measured, on a cluster
-they run elsewhere. The API server is the lab's, with one difference: no controllers, the load writes EndpointSlices.
+they run elsewhere. One process answers at the health ports of Local Services, for all nodes. The API server is the
+lab's, with one difference: no controllers, the load writes EndpointSlices.
 """
 
 import asyncio
@@ -21,10 +22,11 @@ from porter_ha.model.names import TERM_NAME
 from tests.lab import cluster, controlplane, nodes, routers, topology
 from tests.lab.controlplane import apply, kubectl
 from tests.lab.shell import PIDS as RECORDS
-from tests.lab.shell import PREFIX, PYTHON, STATE, session_pids, start, stop, until
+from tests.lab.shell import PREFIX, PYTHON, STATE, inside, session_pids, start, stop, until
 from tests.lab.topology import NODES, OUR_AS, ROUTER_AS, batch, lan
 
 FARM, FARM_ADDRESS, FARM_NET, FARM_GATEWAY = "farm", "10.79.0.30", "10.78.0.0/16", "10.78.255.254"
+HEALTH_PORT = "10256"
 NAMESPACE = "bench"
 POOL = "10.128.0.0/12"
 ROUTER = "router2"
@@ -94,6 +96,10 @@ def _add_farm() -> None:
     for node in NODES:
         batch([f"route add {FARM_NET} via {FARM_ADDRESS}"], node)
     batch([f"addr add {FARM_GATEWAY}/16 dev eth0"], ROUTER)  # next hops must be on a net of the router's
+    redirect = f"tcp dport 30000-32767 redirect to :{HEALTH_PORT};"
+    chain = f"chain health {{ type nat hook prerouting priority dstnat; {redirect} }}"
+    inside(FARM, "nft", "-f", "-", stdin=f"table ip farm {{ {chain}; }}")
+    start("farm", [str(PYTHON), "-m", "loadtest.farm", HEALTH_PORT], FARM)
 
 
 def add_routers(count: int) -> None:

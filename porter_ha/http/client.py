@@ -106,7 +106,6 @@ class _Connection(asyncio.Protocol):
     # -- whoever asks
 
     def ask(self, request: bytes, *, streaming: bool = False) -> None:
-        self._go_on()
         self._take()  # what nobody read of the answer before
         self.status, self.headers, self.whole, self._streaming = 0, [], False, streaming
         self._transport.write(request)
@@ -126,7 +125,9 @@ class _Connection(asyncio.Protocol):
     async def part(self, patience_s: float) -> bytes:
         """What of the body has come; nothing at its end. Raises Broken, also when nothing comes for so long."""
         if not self._parts and not self.whole:
-            self._go_on()
+            if self._paused and not self._transport.is_closing():
+                self._paused = False
+                self._transport.resume_reading()
             timer = asyncio.get_running_loop().call_later(patience_s, self.give_up)
             try:
                 while not self._parts and not self.whole:
@@ -147,11 +148,6 @@ class _Connection(asyncio.Protocol):
         taken = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
         return taken
-
-    def _go_on(self) -> None:
-        if self._paused and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
 
     async def _wait(self) -> None:
         if self._failure is not None:
