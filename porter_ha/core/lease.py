@@ -86,7 +86,7 @@ class Election:
         self._seen_at = 0.0
         self._renewed_at = float("-inf")
         self._sent_at = 0.0
-        self._presumed_dead = ""
+        self._presumed_dead, self._ended_at = "", float("inf")
         self._yield_until = float("-inf")
         self.free_from = float("-inf")
 
@@ -115,9 +115,11 @@ class Election:
 
     # -- what the caller tells
 
-    def presume_dead(self, identity: str) -> bool:
-        """The holder is thought to be dead: the Lease may be taken before it expires. Whether that is news."""
+    def presume_dead(self, identity: str, ended_at: float = float("inf")) -> bool:
+        """The holder is thought to be dead: the Lease may be taken before it expires. Whether that is news. `ended_at`
+        is when its process was known to be gone, if that is proven: it has sent nothing since."""
         news = self._presumed_dead != identity
+        self._ended_at = ended_at if news else min(ended_at, self._ended_at)
         self._presumed_dead = identity
         return news
 
@@ -209,9 +211,11 @@ class Election:
         self.free_from = now
         if known is not None and known.holder and not self._absent:
             # Another's setting is respected, but not a number that would keep everybody out for ever.
-            self.free_from = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
-            if now < self.free_from and known.holder != self._presumed_dead:
-                return Wait(self.free_from)
+            expiry = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
+            if known.holder == self._presumed_dead:
+                self.free_from = min(expiry, max(self._ended_at, self._seen_at) + settings.margin_s)
+            elif now < expiry:
+                return Wait(expiry)
         version = known.version if known is not None and not self._absent else 0
         return Write((known.epoch if known else 0) + 1, version, acquire=True)
 

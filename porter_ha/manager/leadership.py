@@ -190,7 +190,7 @@ class Leadership:
         doubt = self._doubt(known, now)
         if holder and self._early.may_try(me, known, election.renewed_at, doubt, now):
             assert known is not None
-            if election.presume_dead(holder):
+            if election.presume_dead(holder, now if known.dead else float("inf")):
                 log("taking over early", leader=holder, proven=known.dead)
                 self._early.took_over(holder, known.dead, now)
             self.elector.wake()
@@ -225,7 +225,8 @@ class Leadership:
             except (ApiError, Unreachable, TimeoutError) as error:
                 log("takeover goes on", epoch=epoch, error=str(error) or "the barrier was not seen in time")
                 await asyncio.sleep(RETRY_S)
-        # A lagging API server may still admit writes of a term that was cut short: choose nothing new until it is over.
+        # A lagging API server may still admit writes of a term that was cut short: choose nothing new until it is over,
+        # or, of a process that is gone, until none can be on its way any more (docs/adr/0024).
         await asyncio.sleep(max(0.0, self.elector.election.free_from - self._now()))
         if not self._leads(epoch):
             return

@@ -87,7 +87,8 @@ def drill(name: str, keep: bool) -> None:
                 f"[{colour}]{verdict:6}[/{colour}] {result.name:26} lost: {result.packets_lost} of "
                 f"{result.packets_sent} packets, {result.connections_lost} of {result.connections} connections "
                 f"({result.connections_rehashed} of {result.rehash_expected} rehashed); "
-                f"takeover {result.takeover_s} s, converged {result.converge_s} s {result.error}"
+                f"takeover {result.takeover_s} s, assigns {result.assigns_s} s, converged {result.converge_s} s "
+                f"{result.error}"
             )
     except LabError as error:
         raise click.ClickException(str(error)) from None

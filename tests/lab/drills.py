@@ -40,6 +40,7 @@ class Result(msgspec.Struct):
     connections_rehashed: int = 0
     detect_s: float | None = None
     takeover_s: float | None = None
+    assigns_s: float | None = None
     converge_s: float | None = None
     eips_changed: int = 0
     promise: str = ""
@@ -462,6 +463,8 @@ def _read_logs(result: Result, started: float, fault_at: float) -> None:
             elif said["event"] == "lease acquired":
                 result.takeover_s = min(after, result.takeover_s if result.takeover_s is not None else after)
                 result.leaders.append((round(said["time"] - started, 3), said["node"]))
+            elif said["event"] == "leading":  # its API door is open
+                result.assigns_s = min(after, result.assigns_s if result.assigns_s is not None else after)
     ours = [at for at in result.routes_at if result.fault_at <= at <= result.seconds]
     result.converge_s = round(max(ours) - result.fault_at, 3) if ours else None
 

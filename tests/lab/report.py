@@ -10,7 +10,7 @@ table{border-collapse:collapse}td,th{padding:.25em .7em;text-align:right;border-
 td:first-child,th:first-child{text-align:left}.no{color:#b00020;font-weight:bold}.yes{color:#0a7d32}
 h2{margin:1.6em 0 .2em}p{margin:.2em 0}svg text{font:12px system-ui,sans-serif}"""
 _COLUMNS = ("drill", "", "packets", "lost", "connections", "lost", "rehashed",
-            "detect s", "takeover s", "converge s", "EIPs moved")  # fmt: skip
+            "detect s", "takeover s", "assigns s", "converge s", "EIPs moved")  # fmt: skip
 
 
 def _ticks(row: int, times: list[float], scale: float, colour: str) -> str:
@@ -61,7 +61,7 @@ def html(results: list[Result]) -> str:
     for r in results:
         verdict = '<span class="yes">kept</span>' if r.ok else '<span class="no">broken</span>'
         cells = (r.packets_sent, r.packets_lost, r.connections, r.connections_lost, r.connections_rehashed, r.detect_s,
-                 r.takeover_s, r.converge_s, r.eips_changed)  # fmt: skip
+                 r.takeover_s, r.assigns_s, r.converge_s, r.eips_changed)  # fmt: skip
         numbers = "".join(f"<td>{_cell(c)}</td>" for c in cells)
         rows.append(f'<tr><td><a href="#{r.name}">{escape(r.name)}</a></td><td>{verdict}</td>{numbers}</tr>')
     sections = "".join(
@@ -79,11 +79,13 @@ def html(results: list[Result]) -> str:
 
 def markdown(results: list[Result]) -> str:
     """The figures as a table for docs/operations/failover.md."""
-    head = ("drill", "packets lost / sent", "connections lost / made", "rehashed", "detect", "takeover", "converged")
+    head = ("drill", "packets lost / sent", "connections lost / made", "rehashed",
+            "detect", "takeover", "assigns", "converged")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for r in results:
         control = f" (of {r.rehash_expected} that ECMP must rehash)" if r.rehash_expected else ""
-        times = [f"{at} s" if at is not None else "-" for at in (r.detect_s, r.takeover_s, r.converge_s)]
+        steps = (r.detect_s, r.takeover_s, r.assigns_s, r.converge_s)
+        times = [f"{at} s" if at is not None else "-" for at in steps]
         counts = [f"{r.packets_lost} / {r.packets_sent}", f"{r.connections_lost} / {r.connections}"]
         cells = [r.name, *counts, f"{r.connections_rehashed}{control}", *times]
         lines.append(f"| {' | '.join(cells)} |")

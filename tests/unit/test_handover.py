@@ -96,6 +96,37 @@ def test_a_presumed_dead_holder_does_not_keep_the_lease_and_its_term_is_still_wa
     assert isinstance(election.step(101.2), Wait), "another standby was faster"
 
 
+def test_of_a_process_that_is_gone_only_what_is_on_its_way_is_waited_out():
+    election = Election(LeaseSettings("me", margin_s=1.0))
+    election.observed(Record("leader", 4, 40), 100.0)
+    election.presume_dead("leader", 100.3)
+    election.presume_dead("leader", 100.8)  # told again: it ended when it did
+    assert election.step(100.4) == Write(5, 40, acquire=True)
+    assert election.free_from == 101.3
+    election.observed(Record("leader", 4, 41), 100.9)
+    assert election.step(100.9) == Write(5, 41, acquire=True)
+    assert election.free_from == 101.9, "a renewal was on its way: so may be other writes"
+
+
+def test_a_death_that_is_proven_late_never_makes_the_term_longer():
+    election = Election(LeaseSettings("me"))
+    election.observed(Record("leader", 4, 40), 100.0)
+    election.presume_dead("leader")
+    election.presume_dead("leader", 104.5)
+    election.step(104.6)
+    assert election.free_from == 105.0
+
+
+def test_the_proof_of_one_leaders_death_is_none_of_the_nexts():
+    election = Election(LeaseSettings("me"))
+    election.observed(Record("leader", 4, 40), 100.0)
+    election.presume_dead("leader", 100.1)
+    election.observed(Record("other", 5, 41), 100.2)
+    election.presume_dead("other")
+    election.step(100.3)
+    assert election.free_from == 105.2
+
+
 def test_a_term_that_was_used_before_is_abandoned_for_a_later_one():
     election = Election(LeaseSettings("me"))
     election.observed(None, 100.0, floor=7)
