@@ -88,6 +88,7 @@ class Election:
         self._sent_at = 0.0
         self._presumed_dead, self._ended_at = "", float("inf")
         self._yield_until = float("-inf")
+        self._earlier_end = float("-inf")  # when all terms before the one that the Lease shows must have ended
         self.free_from = float("-inf")
 
     # -- what the caller learns
@@ -136,11 +137,14 @@ class Election:
     def observed(self, record: Record | None, now: float, floor: int = 0) -> None:
         """The Lease as read or watched; None when it does not exist, and then no epoch up to `floor` is used again."""
         if record is None:
+            self._remember_term()
             self._absent = True
             self._record = Record("", max(floor, self.seen_epoch), 0)
         elif self._record is not None and not self._absent and record.version <= self._record.version:
             return
         else:
+            if record.epoch > self.seen_epoch:
+                self._remember_term()
             self._seen_at = now
             epoch = max(record.epoch, self._record.epoch if self._record else 0)
             self._record = Record(record.holder, epoch, record.version, record.duration_s)
@@ -156,6 +160,8 @@ class Election:
 
     def written(self, record: Record, now: float) -> None:
         """Our Write was accepted."""
+        if record.epoch > self.seen_epoch:
+            self._remember_term()
         self._record, self._absent, self._seen_at = record, False, now
         self._renewed_at = self._sent_at
         self._presumed_dead = ""
@@ -208,16 +214,28 @@ class Election:
         known = self._record
         if now < self._yield_until:
             return Wait(self._yield_until)
-        self.free_from = now
-        if known is not None and known.holder and not self._absent:
-            # Another's setting is respected, but not a number that would keep everybody out for ever.
-            expiry = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
-            if known.holder == self._presumed_dead:
-                self.free_from = min(expiry, max(self._ended_at, self._seen_at) + settings.margin_s)
-            elif now < expiry:
-                return Wait(expiry)
+        end = self._term_end()
+        if now < end and self.holder != self._presumed_dead:
+            return Wait(end)
+        self.free_from = max(end, self._earlier_end)
         version = known.version if known is not None and not self._absent else 0
         return Write((known.epoch if known else 0) + 1, version, acquire=True)
+
+    def _term_end(self) -> float:
+        """When the term that the Lease shows must have ended; long ago if it shows none."""
+        known, settings = self._record, self.settings
+        if known is None or not known.holder or self._absent:
+            return float("-inf")
+        # Another's setting is respected, but not a number that would keep everybody out for ever.
+        expiry = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
+        if known.holder != self._presumed_dead:
+            return expiry
+        return min(expiry, max(self._ended_at, self._seen_at) + settings.margin_s)
+
+    def _remember_term(self) -> None:
+        """Another term begins before this one may have ended. Our own has: we know that we lead no more."""
+        if self.holder != self.settings.identity:
+            self._earlier_end = max(self._earlier_end, self._term_end())
 
     def _move(self, to: State) -> None:
         assert to in _MOVES[self.state], f"{self.state} -> {to}"

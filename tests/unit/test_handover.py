@@ -117,6 +117,37 @@ def test_a_death_that_is_proven_late_never_makes_the_term_longer():
     assert election.free_from == 105.0
 
 
+def test_a_frozen_leaders_term_is_waited_out_though_its_successor_is_proven_dead():
+    election = Election(LeaseSettings("me"))
+    election.observed(Record("frozen", 4, 40), 100.0)
+    election.observed(Record("other", 5, 41), 100.7)  # by early takeover
+    election.presume_dead("other", 101.0)
+    assert election.step(101.0) == Write(6, 41, acquire=True)
+    assert election.free_from == 105.0
+    election.sent(101.0)
+    election.written(Record("me", 6, 42), 101.1)
+    election.observed(Record("third", 7, 43), 101.5)
+    election.presume_dead("third", 101.6)
+    election.step(101.7)
+    assert election.free_from == 105.0, "not of our own term, which we know to be over"
+
+
+def test_a_lease_that_is_deleted_ends_nobodys_term():
+    election = Election(LeaseSettings("me"))
+    election.observed(Record("leader", 4, 40), 100.0)
+    election.observed(None, 101.0, floor=4)
+    assert election.step(101.0) == Write(5, 0, acquire=True)
+    assert election.free_from == 105.0
+
+
+def test_a_lease_that_is_released_is_free_at_once():
+    election = Election(LeaseSettings("me"))
+    election.observed(Record("leader", 4, 40), 100.0)
+    election.observed(Record("", 4, 41), 101.0)
+    assert election.step(101.0) == Write(5, 41, acquire=True)
+    assert election.free_from <= 101.0
+
+
 def test_the_proof_of_one_leaders_death_is_none_of_the_nexts():
     election = Election(LeaseSettings("me"))
     election.observed(Record("leader", 4, 40), 100.0)
