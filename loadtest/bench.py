@@ -55,6 +55,7 @@ class Results(msgspec.Struct):
     scale_idle_percent: float = 0.0
     again: dict[int, list[measure.Assignment]] = {}  # by how many Services there are: some of them, assigned anew
     paced: measure.Assignment | None = None  # as many as the fewest of `scale`, at the rate that the most came to
+    bare_paces: list[measure.Assignment] = []  # the bare client's: as fast as they go, and at that rate
     nodes: dict[int, measure.Single] = {}
     allocator_s: dict[int, float] = {}
     plan: list[parts.PlanCost] = []
@@ -156,6 +157,13 @@ class Bench:
                 self._client, fewest.count, processes, per_s=most.rate
             )
             click.echo(f"  {paced.count} at {paced.rate} a second: each {paced.added_ms(idle)} ms")
+        with place.controller("bare") as processes:
+            await asyncio.sleep(REST_S)
+            self.results.bare_paces = [
+                await measure.assignment(self._client, fewest.count, processes, per_s=rate) for rate in (0.0, most.rate)
+            ]
+        costs = " and ".join(f"{one.cpu_ms_per_service} ms at {one.rate} a second" for one in self.results.bare_paces)
+        click.echo(f"  the bare client: {costs}")
 
     async def nodes(self) -> None:
         for count in (10, 100) if self._quick else (10, 100, 1000):

@@ -178,17 +178,22 @@ def _scale(results: "Results") -> str:
     head = "| Services | EIPs/s | p50 ms | p99 ms | CPU ms a Service | of that added by it | API server's |\n"
     head += "|---|---|---|---|---|---|---|\n"
 
-    def table(rows: Iterable[tuple[str, Assignment]]) -> str:
+    def table(rows: Iterable[tuple[str, Assignment, float]]) -> str:
         return head + "\n".join(
-            f"| {what} | {a.rate} | {a.p50_ms} | {a.p99_ms} | {a.cpu_ms_per_service} | {a.added_ms(idle)} "
+            f"| {what} | {a.rate} | {a.p50_ms} | {a.p99_ms} | {a.cpu_ms_per_service} | {a.added_ms(idle_percent)} "
             f"| {a.apiserver_ms_per_service} |"
-            for what, a in rows
+            for what, a, idle_percent in rows
         )
 
-    created = [(f"{a.count}", a) for a in results.scale]
+    created = [(f"{a.count}", a, idle) for a in results.scale]
     if (paced := results.paced) is not None:
-        created.append((f"{paced.count}, as slowly as {results.scale[-1].count}", paced))
-    anew = [(f"{a.count} among {among}", a) for among, rounds in results.again.items() for a in rounds]
+        created.append((f"{paced.count}, as slowly as {results.scale[-1].count}", paced, idle))
+    limit = ""
+    if results.bare_paces:
+        created += [(f"{bare.count}, by the bare client", bare, 0.0) for bare in results.bare_paces]
+        fast, paced_bare = (bare.cpu_ms_per_service for bare in results.bare_paces)
+        limit = f" So it is for the bare client, in one process: {paced_bare / fast:.2f} times as much at that pace."
+    anew = [(f"{a.count} among {among}", a, idle) for among, rounds in results.again.items() for a in rounds]
     slow = results.scale[-1].added_ms(idle) / results.scale[0].added_ms(idle)
     return "\n".join(
         [
@@ -196,7 +201,8 @@ def _scale(results: "Results") -> str:
             f"New Services. A Service adds {slow:.2f} times as much to {results.scale[-1].count} of them as to "
             f"{results.scale[0].count}: the more there are, the slower the API server makes one more (its ClusterIP "
             "allocator counts all IPAddress objects for each: docs/adr/0022), and what comes slowly costs more: it "
-            "is handled piece by piece, through three processes, where news that comes fast is handled in batches.\n",
+            "is handled piece by piece, through three processes, where news that comes fast is handled in batches."
+            f"{limit}\n",
             table(created) + "\n",
             "Services that are there already, opt out and are then assigned anew, as fast as they go: that costs the "
             "API server about the same however many there are.\n",
