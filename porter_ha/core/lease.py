@@ -17,7 +17,8 @@ MAX_DURATION_S = 60.0
 
 
 class LeaseSettings(Value, frozen=True):
-    """Seconds. `margin_s` is kept between the end of our term and the first moment another may take over."""
+    """Seconds. `margin_s` is kept between the end of a term, by its clock or by a proven death, and the first moment
+    another may choose anything new: what was sent before may still arrive."""
 
     identity: str
     duration_s: float = 5.0
@@ -89,7 +90,7 @@ class Election:
         self._presumed_dead, self._ended_at = "", float("inf")
         self._yield_until = float("-inf")
         self._earlier_end = float("-inf")  # when all terms before the one that the Lease shows must have ended
-        self.free_from = float("-inf")
+        self.free_from = float("-inf")  # from when on our term may choose anything new
 
     # -- what the caller learns
 
@@ -143,12 +144,8 @@ class Election:
         elif self._record is not None and not self._absent and record.version <= self._record.version:
             return
         else:
-            if record.epoch > self.seen_epoch:
-                self._remember_term()
-            self._seen_at = now
-            epoch = max(record.epoch, self._record.epoch if self._record else 0)
-            self._record = Record(record.holder, epoch, record.version, record.duration_s)
-            self._absent = False
+            epoch = max(record.epoch, self.seen_epoch)
+            self._shows(Record(record.holder, epoch, record.version, record.duration_s), now)
         if self.state is State.LEADER and self.holder != self.settings.identity:
             self._move(State.FOLLOWER)
 
@@ -160,9 +157,7 @@ class Election:
 
     def written(self, record: Record, now: float) -> None:
         """Our Write was accepted."""
-        if record.epoch > self.seen_epoch:
-            self._remember_term()
-        self._record, self._absent, self._seen_at = record, False, now
+        self._shows(record, now)
         self._renewed_at = self._sent_at
         self._presumed_dead = ""
         if self.state is State.CANDIDATE:
@@ -224,13 +219,19 @@ class Election:
     def _term_end(self) -> float:
         """When the term that the Lease shows must have ended; long ago if it shows none."""
         known, settings = self._record, self.settings
-        if known is None or not known.holder or self._absent:
+        if known is None or not known.holder:
             return float("-inf")
         # Another's setting is respected, but not a number that would keep everybody out for ever.
         expiry = self._seen_at + max(min(known.duration_s, MAX_DURATION_S), settings.duration_s)
         if known.holder != self._presumed_dead:
             return expiry
         return min(expiry, max(self._ended_at, self._seen_at) + settings.margin_s)
+
+    def _shows(self, record: Record, now: float) -> None:
+        """The Lease is this now."""
+        if record.epoch > self.seen_epoch:
+            self._remember_term()
+        self._record, self._absent, self._seen_at = record, False, now
 
     def _remember_term(self) -> None:
         """Another term begins before this one may have ended. Our own has: we know that we lead no more."""

@@ -31,6 +31,7 @@ def test_the_promise_is_kept(ready, name):
     assert result.eips_changed == 0
     if name == "leader-crash":
         assert result.leaders, "somebody took the Lease"
+        assert result.assigns_s >= result.takeover_s, "and its API door is open later"
     if name == "node-down":
         assert result.packets_lost > 0, "a drill that breaks nothing shows nothing"
     page = report.html([result])

@@ -448,6 +448,10 @@ def _rehashed(router: str, eip: str, hops: list[str], served: dict[int, str], vi
 _DETECTED = ("replica is dead", "taking over early", "nodes judged", "asked to hand over")
 
 
+def _earlier(known: float | None, after: float) -> float:
+    return after if known is None else min(known, after)
+
+
 def _read_logs(result: Result, started: float, fault_at: float) -> None:
     """What the managers said after the fault, on the drill's time axis."""
     for path in LOGS.glob("node*-manager.log"):
@@ -459,12 +463,12 @@ def _read_logs(result: Result, started: float, fault_at: float) -> None:
                 continue
             after = round(said["time"] - fault_at, 3)
             if said["event"] in _DETECTED:
-                result.detect_s = min(after, result.detect_s if result.detect_s is not None else after)
+                result.detect_s = _earlier(result.detect_s, after)
             elif said["event"] == "lease acquired":
-                result.takeover_s = min(after, result.takeover_s if result.takeover_s is not None else after)
+                result.takeover_s = _earlier(result.takeover_s, after)
                 result.leaders.append((round(said["time"] - started, 3), said["node"]))
             elif said["event"] == "leading":  # its API door is open
-                result.assigns_s = min(after, result.assigns_s if result.assigns_s is not None else after)
+                result.assigns_s = _earlier(result.assigns_s, after)
     ours = [at for at in result.routes_at if result.fault_at <= at <= result.seconds]
     result.converge_s = round(max(ours) - result.fault_at, 3) if ours else None
 
